@@ -1,0 +1,82 @@
+# `make help` prints this list. Every target first installs what it needs into .venv, and only when the pins have changed.
+
+.DEFAULT_GOAL := help
+python := .venv/bin/python
+# Nothing of another Python on this machine may leak into this one.
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
+# Checks of one kind run one at a time, so that their output stays readable.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: demo
+demo: ## Run the main job to its end on real data and print what happened (about 3 minutes)
+	@scripts/install run demo flights
+	@$(python) -m demo
+
+.PHONY: run
+run: ## Serve everything on loopback; started again, it continues (Ctrl-C ends it)
+	@scripts/install run
+	@$(python) -m services
+
+.PHONY: test
+test: ## Run the tests; some of them: make test ARGS='tests/releases -x'
+	@scripts/install run demo flights dev
+	@$(python) -m pytest $(ARGS)
+
+.PHONY: check
+check: ## Check format, lint, types, import rules and tidiness
+	@scripts/install run demo flights dev
+	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-types check-imports check-tidy
+
+.PHONY: check-format
+check-format: ## (one part of check)
+	@echo 'check: format (make format mends it)'
+	@$(python) -m ruff format --quiet --diff .
+
+.PHONY: check-lint
+check-lint: ## (one part of check)
+	@echo 'check: lint'
+	@$(python) -m ruff check --quiet .
+
+.PHONY: check-types
+check-types: ## (one part of check)
+	@echo 'check: types'
+	@$(python) -m mypy
+
+.PHONY: check-imports
+check-imports: ## (one part of check)
+	@echo 'check: imports'
+	@$(python) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo
+
+.PHONY: check-tidy
+check-tidy: ## (one part of check)
+	@echo 'check: tidiness'
+	@$(python) -m pytest --quiet tests/test_tidy.py
+
+.PHONY: format
+format: ## Format the code and mend what the linter can mend
+	@scripts/install run demo flights dev
+	@$(python) -m ruff check --quiet --fix-only .
+	@$(python) -m ruff format .
+
+.PHONY: bench
+bench: ## Measure against peers and limits; prints a table and writes build/bench.json
+	@scripts/install run demo flights dev
+	@$(python) -m benchmarks
+
+.PHONY: openapi
+openapi: ## Write docs/openapi.json from the code
+	@scripts/install run
+	@./prooftrail openapi docs/openapi.json
+
+.PHONY: pins
+pins: ## Write requirements/*.txt from *.in; with UPGRADE=1 to the newest versions
+	@scripts/install pins
+	@scripts/pin $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean: ## Remove the environment and everything built; data folders stay
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
