@@ -1,0 +1,10 @@
+"""The public contract of this service: the facts it stores and publishes, by stored name."""
+
+from __future__ import annotations
+
+from .domain import ai_system, dataset, requirement
+from shared.event import Fact
+
+SERVICE = "requirements"
+
+FACTS: tuple[type[Fact], ...] = (*ai_system.FACTS, *dataset.FACTS, *requirement.FACTS)

@@ -1,0 +1,128 @@
+"""Roles per AI system: a read copy, in every service, of the grants that the requirements service records.
+
+Deny by default. Whoever holds no role in an AI system learns nothing of it, not even that it exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+
+import asyncpg
+
+from shared.errors import NotFound, Refused
+from shared.event import Actor, RecordedEvent
+
+SOURCE = "requirements"
+
+
+class Role(StrEnum):
+    """What a subject may do in one AI system. The owner grants and revokes the others."""
+
+    OWNER = "owner"
+    AUTHOR = "author"
+    REVIEWER = "reviewer"
+    APPROVER = "approver"
+    RELEASER = "releaser"
+    AUDITOR = "auditor"
+    SERVICE = "service"
+
+
+class MissingRole(Refused):
+    """The caller holds a role in this AI system, but none that allows the verb."""
+
+
+class OnlyPersonsSign(Refused):
+    """A service or an assistant may draft; it never signs."""
+
+
+class AiSystemNotFound(NotFound):
+    """No such AI system, or none in which the caller holds a role."""
+
+
+TABLES_SQL = """
+CREATE TABLE role_grant (
+    system     text NOT NULL,
+    subject    text NOT NULL,
+    role       text NOT NULL,
+    PRIMARY KEY (system, subject, role)
+);
+CREATE INDEX role_grant_by_subject ON role_grant (subject);
+"""
+
+
+async def apply(connection: asyncpg.Connection, event: RecordedEvent) -> None:
+    """Folds registrations, grants and revocations into the copy; other events have no effect."""
+    if event.name == "requirements.ai-system-registered":
+        await _grant(connection, event.system, event.content()["data"]["owner"], Role.OWNER)
+    elif event.name == "requirements.role-granted":
+        data = event.content()["data"]
+        await _grant(connection, event.system, data["subject"], data["role"])
+    elif event.name == "requirements.role-revoked":
+        data = event.content()["data"]
+        await connection.execute(
+            "DELETE FROM role_grant WHERE system = $1 AND subject = $2 AND role = $3",
+            event.system,
+            data["subject"],
+            data["role"],
+        )
+
+
+async def _grant(connection: asyncpg.Connection, system: str | None, subject: str, role: str) -> None:
+    await connection.execute(
+        "INSERT INTO role_grant VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", system, subject, role
+    )
+
+
+class Access:
+    """Answers who may do what, from the copy of one service."""
+
+    def __init__(self, *, pool: asyncpg.Pool, service: str) -> None:
+        self._pool = pool
+        self._schema = f"{service}_projection"
+
+    async def roles(self, *, system: str, subject: str) -> frozenset[Role]:
+        """The roles of the subject in the AI system; empty if none."""
+        rows = await self._pool.fetch(
+            f"SELECT role FROM {self._schema}.role_grant WHERE system = $1 AND subject = $2", system, subject
+        )
+        return frozenset(Role(row["role"]) for row in rows if row["role"] in Role)
+
+    async def systems(self, *, subject: str) -> list[str]:
+        """The keys of all AI systems in which the subject holds a role, in order."""
+        rows = await self._pool.fetch(
+            f"SELECT DISTINCT system FROM {self._schema}.role_grant WHERE subject = $1 ORDER BY system", subject
+        )
+        return [row["system"] for row in rows]
+
+    async def require_reader(self, *, system: str, actor: Actor) -> frozenset[Role]:
+        """The caller's roles in the system; AiSystemNotFound without any."""
+        roles = await self.roles(system=system, subject=actor.subject)
+        if not roles:
+            raise AiSystemNotFound(
+                f"There is no AI system {system!r} that you can see.",
+                why="Reading needs a role in the AI system.",
+                next_step="Ask its owner for a role; if it was granted a moment ago, pass the position of the grant as `after`.",
+            )
+        return roles
+
+    async def require(self, *, system: str, actor: Actor, roles: Collection[Role]) -> None:
+        """Refuses unless the caller holds one of the roles."""
+        held = await self.require_reader(system=system, actor=actor)
+        if not held & set(roles):
+            wanted = " or ".join(sorted(roles))
+            raise MissingRole(
+                f"This needs the role {wanted} in {system}; you are {' and '.join(sorted(held))}.",
+                why="Rights are given per AI system, and what is not given is denied.",
+                next_step=f"Ask the owner of {system} to grant you {wanted}, or ask somebody who holds it.",
+            )
+
+    async def require_signer(self, *, system: str, actor: Actor, roles: Collection[Role]) -> None:
+        """Refuses unless the caller is a person and holds one of the roles."""
+        if actor.kind != "person":
+            raise OnlyPersonsSign(
+                "A service cannot sign.",
+                why="Services and assistants may draft; only persons sign.",
+                next_step="Have a person with the role " + " or ".join(sorted(roles)) + " sign.",
+            )
+        await self.require(system=system, actor=actor, roles=roles)

@@ -1,0 +1,98 @@
+"""The feed: events of every service by position. Embedded it reads the stores; in a cluster another reader stands behind the port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import asyncpg
+
+from shared.event import RecordedEvent
+
+POLL_SECONDS = 1.0
+"""How long a follower sleeps at most when no notification reaches it."""
+
+_log = logging.getLogger(__name__)
+
+
+class Feed(Protocol):
+    """Events of the services in order of position, at least once."""
+
+    async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
+        """Up to `limit` events of the service above `after`, in order and without holes."""
+
+    async def changed(self, *, service: str, after: int) -> None:
+        """Returns when the service may have events above `after`; may return early, at most POLL_SECONDS late."""
+
+    async def head(self, *, service: str) -> int:
+        """The last position of the service that can be read now."""
+
+
+class StoreFeed:
+    """Reads the stores of services that share one database; woken by NOTIFY, with polling as the fallback."""
+
+    def __init__(self, *, pool: asyncpg.Pool, dsn: str) -> None:
+        self._pool = pool
+        self._dsn = dsn
+        self._signals: dict[str, asyncio.Event] = {}
+        self._heads: dict[str, int] = {}
+
+    async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
+        rows = await self._pool.fetch(
+            "SELECT position, stream, version, name, system, recorded_at, leaf_hash, event"
+            f" FROM {service}.event WHERE position > $1 ORDER BY position LIMIT $2",
+            after,
+            limit,
+        )
+        return [
+            RecordedEvent(
+                service=service,
+                position=row["position"],
+                stream=row["stream"],
+                version=row["version"],
+                name=row["name"],
+                system=row["system"],
+                recorded_at=row["recorded_at"],
+                leaf_hash=row["leaf_hash"].hex(),
+                raw=row["event"],
+            )
+            for row in rows
+        ]
+
+    async def changed(self, *, service: str, after: int) -> None:
+        if self._heads.get(service, 0) > after:
+            return
+        signal = self._signals.setdefault(service, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(signal.wait(), POLL_SECONDS)
+
+    async def head(self, *, service: str) -> int:
+        position: int = await self._pool.fetchval(f"SELECT position FROM {service}.head")
+        return position
+
+    async def listen(self) -> None:
+        """Runs for ever: turns notifications of the stores into wake-ups, and reconnects when the connection breaks."""
+        while True:
+            try:
+                await self._listen_once()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                _log.warning("the feed lost its connection and falls back to polling: %s", error)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _listen_once(self) -> None:
+        connection = await asyncpg.connect(self._dsn)
+        closed = asyncio.Event()
+        connection.add_termination_listener(lambda _: closed.set())
+        try:
+            await connection.add_listener("prooftrail_appended", self._wake)
+            await closed.wait()
+        finally:
+            await connection.close(timeout=2)
+
+    def _wake(self, _connection: object, _process: int, _channel: str, payload: str) -> None:
+        service, _, position = payload.partition(":")
+        self._heads[service] = max(int(position), self._heads.get(service, 0))
+        self._signals.pop(service, asyncio.Event()).set()

@@ -1,0 +1,313 @@
+"""The HTTP door every service shares: who asks, what the request says about repeats and versions, and how answers look.
+
+Errors are application/problem+json (RFC 9457). Commands take Idempotency-Key (after the expired IETF draft) and If-Match
+(RFC 9110, 13); every request takes `after`, positions to wait for, so that nobody sleeps and hopes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
+from uuid import uuid4
+
+import msgspec
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from shared.command import CommandContext
+from shared.directory import Directory
+from shared.errors import FieldError, Invalid
+from shared.event import Actor, digest_of
+from shared.event_store import IdempotencyKey, Receipt
+from shared.identity import Caller, TokenVerifier, require_recent_sign_in
+from shared.positions import parse_positions
+
+PAGE_SIZE_MAX = 200
+
+KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+SYSTEM_PATTERN = r"^[a-z][a-z0-9-]{1,62}$"
+
+bearer = HTTPBearer(auto_error=False, description="A token of the OIDC issuer; embedded: `prooftrail token`.")
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is the whole number 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _no_control_characters(value: Any) -> Any:
+    if isinstance(value, str) and any(ord(character) < 32 and character not in "\n\t" for character in value):
+        raise ValueError("control characters are not allowed")
+    if isinstance(value, str) and any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+        raise ValueError("unpaired surrogates are not allowed")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Text = Annotated[str, Field(min_length=1, max_length=4000), BeforeValidator(_no_control_characters)]
+ShortText = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(_no_control_characters)]
+Key = Annotated[str, Field(pattern=KEY_PATTERN)]
+SystemKey = Annotated[str, Field(pattern=SYSTEM_PATTERN)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="hex SHA-256")]
+
+
+class Body(BaseModel):
+    """A request body: unknown fields, wrong types, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class CommandBody(Body):
+    """A command: every change carries a reason."""
+
+    reason: Annotated[
+        str,
+        Field(min_length=3, max_length=2000, description="Why. It stays in the audit trail for ever: no personal data."),
+        BeforeValidator(_no_control_characters),
+    ]
+
+
+class SigningBody(CommandBody):
+    """A signature: the digest that the signer fetched, and optionally all digests signed in the same act."""
+
+    digest: Sha256
+    covers: Annotated[list[Sha256], Field(max_length=200, default_factory=list)]
+
+
+class EventReceiptAnswer(BaseModel):
+    name: str
+    position: int
+    leaf_hash: str
+    recorded_at: datetime
+
+
+class ReceiptAnswer(BaseModel):
+    """The answer to a command: pass `position` on as `after`; the ETag is `version`."""
+
+    record: str
+    version: int
+    position: str
+    events: list[EventReceiptAnswer]
+
+
+class ProblemError(BaseModel):
+    field: str
+    rule: str
+
+
+class Problem(BaseModel):
+    """RFC 9457: what happened (`title`), why (`detail`), what to do (`next_step`); branch on `reason`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    reason: str
+    next_step: str
+    errors: list[ProblemError] = Field(default_factory=list)
+    trace_id: str
+
+
+ItemType = TypeVar("ItemType")
+
+
+class Page(BaseModel, Generic[ItemType]):
+    """One page; `next_page_token` is null on the last."""
+
+    items: list[ItemType]
+    next_page_token: str | None
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "content": {"application/problem+json": {}}, "description": text}
+    for status, text in {
+        400: "the request cannot be read",
+        401: "no valid token, or a sign-in too old to sign with",
+        403: "a missing role, or a rule of the domain",
+        404: "no such record that the caller can see",
+        409: "the record is in another state",
+        412: "If-Match named another version",
+        413: "the body is too large",
+        422: "a field breaks a rule",
+        428: "If-Match is needed here",
+        503: "not yet there, or not now: see Retry-After",
+    }.items()
+}
+
+
+class MalformedIfMatch(Invalid):
+    """If-Match is not an ETag of this house."""
+
+
+class MalformedPageToken(Invalid):
+    """The page token was not given out by us."""
+
+
+IdempotencyKeyHeader = Annotated[str | None, Header(min_length=1, max_length=200)]
+IfMatchHeader = Annotated[str | None, Header(max_length=40)]
+After = Annotated[
+    str, Query(max_length=500, description="Positions to wait for, as answers gave them: `requirements:120,releases:8`.")
+]
+PageSize = Annotated[int, Query(ge=1, le=PAGE_SIZE_MAX)]
+PageToken = Annotated[str, Query(max_length=500, description="`next_page_token` of the page before")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doors:
+    """What the routes of one service need from the outside; `wait` holds a request until its `after` has arrived."""
+
+    service: str
+    verifier: TokenVerifier
+    directory: Directory
+    clock: Callable[[], datetime]
+    wait: Callable[[Mapping[str, int]], Awaitable[None]]
+    sign_in_max_age_s: int
+
+    async def reader(
+        self, request: Request, after: After = "", _scheme: object = Depends(bearer)
+    ) -> Actor:
+        """Dependency of reads: the verified caller, once everything in `after` has arrived."""
+        caller = await self.verifier.verify(request.headers.get("authorization"))
+        await self.wait(parse_positions(after))
+        return await self._actor(caller)
+
+    async def command(
+        self,
+        request: Request,
+        after: After = "",
+        idempotency_key: IdempotencyKeyHeader = None,
+        if_match: IfMatchHeader = None,
+        _scheme: object = Depends(bearer),
+    ) -> CommandContext:
+        """Dependency of commands; add the reason of the body with `because`."""
+        caller = await self.verifier.verify(request.headers.get("authorization"))
+        return await self._context(request, caller, after, idempotency_key, if_match)
+
+    async def signing(
+        self,
+        request: Request,
+        after: After = "",
+        idempotency_key: IdempotencyKeyHeader = None,
+        if_match: IfMatchHeader = None,
+        _scheme: object = Depends(bearer),
+    ) -> CommandContext:
+        """Dependency of commands that sign: a person, signed in a short time ago (RFC 9470)."""
+        caller = await self.verifier.verify(request.headers.get("authorization"))
+        require_recent_sign_in(caller, self.clock(), self.sign_in_max_age_s)
+        return await self._context(request, caller, after, idempotency_key, if_match)
+
+    async def _context(
+        self, request: Request, caller: Caller, after: str, key: str | None, if_match: str | None
+    ) -> CommandContext:
+        await self.wait(parse_positions(after))
+        return CommandContext(
+            actor=await self._actor(caller),
+            reason="",
+            at=self.clock(),
+            correlation=correlation_of(request),
+            idempotency=await _idempotency(request, caller, key),
+            expected_version=_expected_version(if_match),
+        )
+
+    async def _actor(self, caller: Caller) -> Actor:
+        commitment = None
+        if caller.name is not None:
+            commitment = await self.directory.commitment(subject=caller.subject, name=caller.name)
+        return Actor(
+            subject=caller.subject,
+            kind=caller.kind,
+            issuer=caller.issuer,
+            auth_time=caller.auth_time,
+            on_behalf_of=caller.on_behalf_of,
+            name_commitment=commitment,
+        )
+
+
+def because(context: CommandContext, body: CommandBody) -> CommandContext:
+    """The context with the reason that the body gives."""
+    return replace(context, reason=body.reason)
+
+
+def correlation_of(request: Request) -> str:
+    """The trace id of `traceparent` (W3C Trace Context), else a new one: 32 hex digits."""
+    parts = request.headers.get("traceparent", "").split("-")
+    if len(parts) == 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef"):
+        return parts[1]
+    if not hasattr(request.state, "correlation"):
+        request.state.correlation = uuid4().hex
+    correlation: str = request.state.correlation
+    return correlation
+
+
+async def _idempotency(request: Request, caller: Caller, key: str | None) -> IdempotencyKey | None:
+    if key is None:
+        return None
+    route = f"{request.method} {request.url.path}\n".encode()
+    return IdempotencyKey(subject=caller.subject, key=key, fingerprint=digest_of(route + await request.body()))
+
+
+def _expected_version(if_match: str | None) -> int | None:
+    if if_match is None or if_match.strip() == "*":
+        return None
+    text = if_match.strip().removeprefix("W/").strip('"')
+    if not text.isascii() or not text.isdecimal():
+        raise MalformedIfMatch(
+            "If-Match holds no ETag of ours.",
+            why='Our ETags are versions in quotes, like "3".',
+            next_step="Send the ETag that reading the record gave you.",
+            fields=(FieldError(field="If-Match", rule='a version in quotes, like "3"'),),
+        )
+    return int(text)
+
+
+def receipt_response(receipt: Receipt, *, status: int = 200) -> Response:
+    """The receipt as JSON with the version as ETag and the position in a header."""
+    return Response(
+        msgspec.json.encode(receipt),
+        status_code=status,
+        media_type="application/json",
+        headers={"ETag": f'"{receipt.version}"', "Prooftrail-Position": receipt.position},
+    )
+
+
+def record_response(record: object, *, version: int) -> Response:
+    """A record (any msgspec-encodable value) as JSON with its version as ETag."""
+    return Response(msgspec.json.encode(record), media_type="application/json", headers={"ETag": f'"{version}"'})
+
+
+def page_of(
+    items: list[ItemType], page_size: int, keys: Callable[[ItemType], tuple[str | int, ...]]
+) -> Page[ItemType]:
+    """A page of up to `page_size` items out of one more than that; `keys` are what the next page starts after."""
+    shown = items[:page_size]
+    token = page_token(*keys(shown[-1])) if len(items) > page_size else None
+    return Page[Any](items=shown, next_page_token=token)
+
+
+def page_token(*keys: str | int) -> str:
+    """An opaque token for the last row of a page."""
+    return base64.urlsafe_b64encode(json.dumps(keys).encode()).decode().rstrip("=")
+
+
+def page_start(token: str, *types: type) -> Sequence[Any] | None:
+    """The keys in the token, None for the first page; MalformedPageToken if it is not ours."""
+    if not token:
+        return None
+    try:
+        keys = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    except (ValueError, binascii.Error):
+        keys = None
+    if not isinstance(keys, list) or [type(key) for key in keys] != list(types):
+        raise MalformedPageToken(
+            "This page token was not given out here.",
+            why="A page token is opaque and belongs to one list.",
+            next_step="Start again without page_token.",
+            fields=(FieldError(field="page_token", rule="next_page_token of the page before"),),
+        )
+    return keys

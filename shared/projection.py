@@ -1,0 +1,223 @@
+"""Projections: tables that a service folds from its own events and from those of others, and can throw away at any time.
+
+The tables of a service's projection live in the schema `<service>_projection`. Positions are stored in the same transaction as
+the effect. A row is written by the events of one source only, so that the order between sources never matters: a rebuild gives
+the same state. A rebuild fills `<service>_projection_new` beside the old tables and switches in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import asyncpg
+
+from shared.errors import ProoftrailError, Unavailable
+from shared.event import RecordedEvent, digest_of
+from shared.feed import Feed
+
+BATCH_EVENTS_MAX = 500
+RETRY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with the source, the events done and the events to do."""
+
+
+class Projection(Protocol):
+    """What a service keeps of the events of its sources."""
+
+    service: str
+    sources: Sequence[str]
+    tables_sql: str
+
+    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+        """The effect of one event on the tables; unknown events have none."""
+
+
+class NotThereYet(Unavailable):
+    """The read copy has not reached the position that `after` asks for."""
+
+
+_POSITIONS_SQL = """
+CREATE TABLE position (source text PRIMARY KEY, position bigint NOT NULL);
+CREATE TABLE version (digest text NOT NULL);
+"""
+
+
+class ProjectionRunner:
+    """Keeps one projection up to date, live and in a rebuild by the same code."""
+
+    def __init__(self, *, pool: asyncpg.Pool, feed: Feed, projection: Projection) -> None:
+        self._pool = pool
+        self._feed = feed
+        self._projection = projection
+        self._schema = f"{projection.service}_projection"
+        self._moved = asyncio.Condition()
+
+    async def prepare(self, progress: Progress | None = None) -> bool:
+        """Creates the tables, or rebuilds them if this version of the code has other ones; True if it rebuilt."""
+        exists = await self._pool.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{self._schema}.version")
+        if exists and await self._pool.fetchval(f"SELECT digest FROM {self._schema}.version") == self._digest:
+            return False
+        await self.rebuild(progress)
+        return True
+
+    @property
+    def _digest(self) -> str:
+        return digest_of((self._projection.tables_sql + ",".join(self._projection.sources)).encode())
+
+    async def run(self) -> None:
+        """Runs for ever: one follower a source."""
+        async with asyncio.TaskGroup() as group:
+            for source in self._projection.sources:
+                group.create_task(self._follow(source))
+
+    async def _follow(self, source: str) -> None:
+        while True:
+            try:
+                if await self._advance(source, self._schema) == 0:
+                    position = (await self.positions()).get(source, 0)
+                    await self._feed.changed(service=source, after=position)
+                else:
+                    async with self._moved:
+                        self._moved.notify_all()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                _log.warning("%s cannot follow %s now: %s", self._schema, source, error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _advance(self, source: str, schema: str) -> int:
+        """Applies the next batch of the source; returns how many events that were."""
+        async with self._pool.acquire() as connection:
+            try:
+                return await self._apply_batch(connection, source, schema, BATCH_EVENTS_MAX)
+            except (
+                ProoftrailError,
+                ValueError,
+                KeyError,
+                TypeError,
+                asyncpg.DataError,
+                asyncpg.IntegrityConstraintViolationError,
+            ):
+                _log.exception("a batch of %s failed in %s; going on event by event", source, schema)
+            return await self._apply_one_or_bury(connection, source, schema)
+
+    async def _apply_batch(self, connection: asyncpg.Connection, source: str, schema: str, limit: int) -> int:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL search_path = {schema}, {self._projection.service}")
+            position = await connection.fetchval("SELECT position FROM position WHERE source = $1 FOR UPDATE", source)
+            events = await self._feed.read(service=source, after=position, limit=limit)
+            for event in events:
+                await self._projection.apply(connection, event)
+            if events:
+                await connection.execute(
+                    "UPDATE position SET position = $2 WHERE source = $1", source, events[-1].position
+                )
+        return len(events)
+
+    async def _apply_one_or_bury(self, connection: asyncpg.Connection, source: str, schema: str) -> int:
+        """One event alone; if it is poison it goes to the dead letters and the projection goes on without it."""
+        try:
+            return await self._apply_batch(connection, source, schema, 1)
+        except (
+            ProoftrailError,
+            ValueError,
+            KeyError,
+            TypeError,
+            asyncpg.DataError,
+            asyncpg.IntegrityConstraintViolationError,
+        ) as error:
+            async with connection.transaction():
+                position = await connection.fetchval(
+                    f"UPDATE {schema}.position SET position = position + 1 WHERE source = $1 RETURNING position", source
+                )
+                await bury(
+                    connection, service=self._projection.service, source=source, position=position,
+                    reader="projection", error=error,
+                )  # fmt: skip
+            return 1
+
+    async def positions(self) -> dict[str, int]:
+        """How far the projection has read each source."""
+        return dict(await self._pool.fetch(f"SELECT source, position FROM {self._schema}.position"))
+
+    async def wait(self, after: Mapping[str, int], *, timeout_s: float) -> None:
+        """Returns once the projection has read up to `after` (sources it does not read are not waited for)."""
+        wanted = {source: at for source, at in after.items() if source in self._projection.sources}
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while wanted:
+            positions = await self.positions()
+            wanted = {source: at for source, at in wanted.items() if positions.get(source, 0) < at}
+            left = deadline - asyncio.get_running_loop().time()
+            if wanted and left <= 0:
+                raise NotThereYet(
+                    f"{self._projection.service} has not yet read "
+                    + ", ".join(f"{s}:{p}" for s, p in wanted.items())
+                    + ".",
+                    why="Facts travel between services as events, which takes a moment.",
+                    next_step="Send the same request again after the time in Retry-After.",
+                )
+            if wanted:
+                await self._wait_for_move(min(left, 0.25))
+
+    async def _wait_for_move(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds), self._moved:
+                await self._moved.wait()
+        except TimeoutError:
+            return
+
+    async def rebuild(self, progress: Progress | None = None) -> None:
+        """Throws the tables away: builds new ones beside them from position 0 and switches in one transaction."""
+        building = f"{self._schema}_new"
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"DROP SCHEMA IF EXISTS {building} CASCADE; CREATE SCHEMA {building}")
+            await connection.execute(f"SET LOCAL search_path = {building}")
+            await connection.execute(_POSITIONS_SQL + self._projection.tables_sql)
+            await connection.execute("INSERT INTO version VALUES ($1)", self._digest)
+            await connection.executemany(
+                "INSERT INTO position VALUES ($1, 0)", [(source,) for source in self._projection.sources]
+            )
+        for source in self._projection.sources:
+            await self._replay(source, building, progress)
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
+            await connection.execute(f"ALTER SCHEMA {building} RENAME TO {self._schema}")
+
+    async def _replay(self, source: str, schema: str, progress: Progress | None) -> None:
+        total, done = await self._feed.head(service=source), 0
+        while done < total:
+            done += await self._advance(source, schema)
+            if progress is not None:
+                progress(source, done, total)
+
+    async def state_digest(self) -> str:
+        """Hex SHA-256 over all rows of all tables, in an order of their own: equal state, equal digest."""
+        tables = await self._pool.fetch(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = $1 ORDER BY table_name", self._schema
+        )
+        parts = []
+        for (table,) in tables:
+            rows = await self._pool.fetchval(
+                f"SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\"), '') FROM {self._schema}.{table} t"
+            )
+            parts.append(f"{table}\n{rows}")
+        return digest_of("\n\n".join(parts).encode())
+
+
+async def bury(
+    connection: asyncpg.Connection, *, service: str, source: str, position: int, reader: str, error: Exception
+) -> None:
+    """Records an event that a reader could not take: kept, shown, and never silently skipped."""
+    _log.error("%s:%d goes to the dead letters of %s (%s): %s", source, position, service, reader, error)
+    await connection.execute(
+        f"INSERT INTO {service}.dead_letter (source, position, reader, error) VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (source, position, reader) DO UPDATE SET error = EXCLUDED.error",
+        source,
+        position,
+        reader,
+        f"{type(error).__name__}: {error}"[:2000],
+    )

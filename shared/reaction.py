@@ -1,0 +1,111 @@
+"""Reactions: what a service does because of an event of another one. Its effect is a command of its own, so never rebuilt.
+
+The position is stored after the command. If the process dies in between, the event is seen again and the command is repeated
+under the same idempotency key: at least once on the way, once in effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from shared.command import CommandContext
+from shared.errors import ProoftrailError, Unavailable
+from shared.event import Actor, RecordedEvent
+from shared.event_store import IdempotencyKey
+from shared.feed import Feed
+from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, ProjectionRunner, bury
+
+PROJECTION_WAIT_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
+
+React = Callable[[RecordedEvent, CommandContext], Awaitable[object]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reactions:
+    """Follows the sources and calls `handlers[name]` with the event and the context of the command it causes."""
+
+    service: str
+    handlers: Mapping[str, React]
+    sources: tuple[str, ...]
+    pool: asyncpg.Pool
+    feed: Feed
+    projection: ProjectionRunner
+    clock: Callable[[], datetime]
+
+    async def run(self) -> None:
+        """Runs for ever: one follower a source."""
+        async with asyncio.TaskGroup() as group:
+            for source in self.sources:
+                group.create_task(self._follow(source))
+
+    async def _follow(self, source: str) -> None:
+        while True:
+            try:
+                if await self.advance(source) == 0:
+                    await self.feed.changed(service=source, after=await self.position(source))
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
+                _log.warning("%s cannot react to %s now: %s", self.service, source, error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def advance(self, source: str) -> int:
+        """Reacts to the next batch of the source; returns how many events that were."""
+        events = await self.feed.read(
+            service=source, after=await self.position(source), limit=BATCH_EVENTS_MAX
+        )
+        for event in events:
+            if event.name in self.handlers:
+                await self._react(event)
+        if events:
+            await self._store_position(source, events[-1].position)
+        return len(events)
+
+    async def position(self, source: str) -> int:
+        """The last event of the source that was reacted to."""
+        position: int | None = await self.pool.fetchval(
+            f"SELECT position FROM {self.service}.reaction_position WHERE source = $1", source
+        )
+        return position or 0
+
+    async def _react(self, event: RecordedEvent) -> None:
+        await self.projection.wait({event.service: event.position}, timeout_s=PROJECTION_WAIT_SECONDS)
+        try:
+            await self.handlers[event.name](event, self._context(event))
+        except Unavailable:
+            raise
+        except (ProoftrailError, ValueError, KeyError, TypeError) as error:
+            async with self.pool.acquire() as connection:
+                await bury(
+                    connection, service=self.service, source=event.service, position=event.position,
+                    reader="reaction", error=error,
+                )  # fmt: skip
+        await self._store_position(event.service, event.position)
+
+    def _context(self, event: RecordedEvent) -> CommandContext:
+        content = event.content()
+        subject = f"service:{self.service}"
+        return CommandContext(
+            actor=Actor(subject=subject, kind="service", issuer="prooftrail"),
+            reason=f"{event.name} at {event.service}:{event.position}",
+            at=self.clock(),
+            correlation=content["correlation"],
+            causation=content["id"],
+            idempotency=IdempotencyKey(
+                subject=subject, key=f"reaction:{event.service}:{event.position}", fingerprint=event.leaf_hash
+            ),
+        )
+
+    async def _store_position(self, source: str, position: int) -> None:
+        await self.pool.execute(
+            f"INSERT INTO {self.service}.reaction_position AS r (source, position) VALUES ($1, $2)"
+            " ON CONFLICT (source) DO UPDATE SET position = greatest(r.position, EXCLUDED.position)",
+            source,
+            position,
+        )

@@ -1,0 +1,130 @@
+"""What a service is built from, and what it gives back: the only things that main.py of a service sees."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from fastapi import APIRouter
+
+from shared.access import Access
+from shared.directory import Directory
+from shared.event import EventMapper, Fact
+from shared.event_store import PostgresEventStore
+from shared.feed import Feed
+from shared.http_doors import Doors
+from shared.identity import TokenVerifier
+from shared.migrations import STORE_SCRIPTS, migrate, scripts_in
+from shared.projection import Progress, Projection, ProjectionRunner
+from shared.settings import Settings
+
+POOL_CONNECTIONS_MAX = 4
+
+
+def utc_now() -> datetime:
+    """The clock of the edge: now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+async def migrate_service(database_url: str, *, service: str, scripts: Path | None = None) -> list[str]:
+    """Brings the schema of one service to this version: the store's scripts, then its own; returns what was applied."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        return await migrate(
+            connection, service=service, migrations=scripts_in(STORE_SCRIPTS, *([scripts] if scripts else []))
+        )
+    finally:
+        await connection.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """The outside world of a service. `executor` runs work that burns CPU, apart from the event loop."""
+
+    settings: Settings
+    database_url: str
+    feed: Feed
+    verifier: TokenVerifier
+    executor: Executor
+    clock: Callable[[], datetime] = utc_now
+
+    async def prepare(
+        self, *, service: str, fact_types: Iterable[type[Fact]], projection: Projection, progress: Progress | None = None
+    ) -> Foundation:
+        """Opens the pool and brings the projection's tables to this version; the schemas of all sources are migrated before."""
+        pool = await asyncpg.create_pool(
+            self.database_url,
+            min_size=1,
+            max_size=POOL_CONNECTIONS_MAX,
+            server_settings={"search_path": f"{service}_projection,{service}", "application_name": f"prooftrail {service}"},
+        )
+        runner = ProjectionRunner(pool=pool, feed=self.feed, projection=projection)
+        await runner.prepare(progress)
+        return Foundation(
+            service=service,
+            pool=pool,
+            store=PostgresEventStore(pool=pool, service=service, mapper=EventMapper(fact_types)),
+            projection=runner,
+            access=Access(pool=pool, service=service),
+            directory=Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16)),
+        )
+
+    def doors(self, foundation: Foundation, wait: Callable[[Mapping[str, int]], Awaitable[None]] | None = None) -> Doors:
+        """The HTTP door of a service on this foundation."""
+
+        async def wait_for_projection(after: Mapping[str, int]) -> None:
+            await foundation.projection.wait(after, timeout_s=self.settings.after_timeout_s)
+
+        return Doors(
+            service=foundation.service,
+            verifier=self.verifier,
+            directory=foundation.directory,
+            clock=self.clock,
+            wait=wait or wait_for_projection,
+            sign_in_max_age_s=self.settings.sign_in_max_age_s,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foundation:
+    """The persistence of one service, ready to use."""
+
+    service: str
+    pool: asyncpg.Pool
+    store: PostgresEventStore
+    projection: ProjectionRunner
+    access: Access
+    directory: Directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A service that was built: its routes, and what must run for as long as it serves."""
+
+    name: str
+    foundation: Foundation
+    application: Any
+    routers: tuple[APIRouter, ...]
+    background: tuple[Callable[[], Awaitable[None]], ...] = field(default=())
+
+    async def run(self) -> None:
+        """Runs the projection and the background work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.foundation.projection.run())
+            for work in self.background:
+                group.create_task(_awaiting(work))
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+        await self.foundation.pool.close()
+
+
+async def _awaiting(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
