@@ -1,4 +1,4 @@
-"""Profiles of hypothesis: `settled` repeats the same examples everywhere, `night` searches long (HYPOTHESIS_PROFILE=night)."""
+"""Profiles of hypothesis: `settled` tries the same examples everywhere; HYPOTHESIS_PROFILE=night searches long."""
 
 from __future__ import annotations
 
