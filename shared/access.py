@@ -69,9 +69,7 @@ async def apply(connection: asyncpg.Connection, event: RecordedEvent) -> None:
 
 
 async def _grant(connection: asyncpg.Connection, system: str | None, subject: str, role: str) -> None:
-    await connection.execute(
-        "INSERT INTO role_grant VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", system, subject, role
-    )
+    await connection.execute("INSERT INTO role_grant VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", system, subject, role)
 
 
 class Access:
@@ -86,7 +84,7 @@ class Access:
         rows = await self._pool.fetch(
             f"SELECT role FROM {self._schema}.role_grant WHERE system = $1 AND subject = $2", system, subject
         )
-        return frozenset(Role(row["role"]) for row in rows if row["role"] in Role)
+        return frozenset(role for role in Role if any(row["role"] == role for row in rows))
 
     async def systems(self, *, subject: str) -> list[str]:
         """The keys of all AI systems in which the subject holds a role, in order."""

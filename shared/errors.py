@@ -32,9 +32,7 @@ class ProoftrailError(Exception):
 
     status = 500
 
-    def __init__(
-        self, what: str, *, why: str = "", next_step: str = "", fields: tuple[FieldError, ...] = ()
-    ) -> None:
+    def __init__(self, what: str, *, why: str = "", next_step: str = "", fields: tuple[FieldError, ...] = ()) -> None:
         super().__init__(what)
         self.what = what
         self.why = why

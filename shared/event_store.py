@@ -153,7 +153,7 @@ class PostgresEventStore:
         stored = [self._mapper.to_stored_event(event) for event in events]
         try:
             rows = await self._pool.fetch(
-                f"SELECT position, recorded_at, leaf_hash"
+                "SELECT at_position AS position, at_time AS recorded_at, at_leaf_hash AS leaf_hash"
                 f" FROM {self.service}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 key and key.subject,
                 key and key.key,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import asyncpg
@@ -16,6 +18,15 @@ POLL_SECONDS = 1.0
 """How long a follower sleeps at most when no notification reaches it."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """How a service is doing: when it was last alive, its last position, and up to where it has reacted to each source."""
+
+    at: datetime
+    head: int
+    reacted: Mapping[str, int]
 
 
 class Feed(Protocol):
@@ -29,6 +40,9 @@ class Feed(Protocol):
 
     async def head(self, *, service: str) -> int:
         """The last position of the service that can be read now."""
+
+    async def pulse(self, *, service: str) -> Pulse:
+        """How the service is doing, as far as it is known here."""
 
 
 class StoreFeed:
@@ -72,6 +86,17 @@ class StoreFeed:
     async def head(self, *, service: str) -> int:
         position: int = await self._pool.fetchval(f"SELECT position FROM {service}.head")
         return position
+
+    async def pulse(self, *, service: str) -> Pulse:
+        rows = await self._pool.fetch(
+            "SELECT p.at, h.position AS head, r.source, r.position"
+            f" FROM {service}.pulse p CROSS JOIN {service}.head h LEFT JOIN {service}.reaction_position r ON true"
+        )
+        return Pulse(
+            at=rows[0]["at"],
+            head=rows[0]["head"],
+            reacted={row["source"]: row["position"] for row in rows if row["source"] is not None},
+        )
 
     async def listen(self) -> None:
         """Runs for ever: turns notifications of the stores into wake-ups, and reconnects when the connection breaks."""

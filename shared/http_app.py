@@ -76,7 +76,9 @@ async def _on_invalid_request(request: Request, error: Exception) -> JSONRespons
     assert isinstance(error, RequestValidationError)
     fields = [
         FieldError(
-            field="/" + "/".join(str(part) for part in item["loc"][1:]) if item["loc"][0] == "body" else str(item["loc"][-1]),
+            field="/" + "/".join(str(part) for part in item["loc"][1:])
+            if item["loc"][0] == "body"
+            else str(item["loc"][-1]),
             rule=item["msg"],
         )
         for item in error.errors()
@@ -107,7 +109,13 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     if error.status_code == 405:
         headers["Allow"] = ", ".join(sorted(_methods_at(request)))
     return problem(
-        request, status=error.status_code, reason=reason, title=title, why=str(error.detail), next_step=next_step, headers=headers
+        request,
+        status=error.status_code,
+        reason=reason,
+        title=title,
+        why=str(error.detail),
+        next_step=next_step,
+        headers=headers,
     )
 
 
@@ -190,12 +198,11 @@ class _BodyTooLarge(Exception):
 def create_app(
     *,
     routers: Sequence[APIRouter],
-    info: Callable[[], Mapping[str, Any]],
     ready: Callable[[], Awaitable[None]],
     lifespan: Any = None,
     version: str = "1.0.0",
 ) -> FastAPI:
-    """The application: the routers under /v1, /healthz (alive), /readyz (database and schema answer), /v1/info, OpenAPI 3.1."""
+    """The application: the routers, /healthz (alive), /readyz (the database answers), OpenAPI 3.1."""
     app = FastAPI(
         title="Prooftrail",
         version=version,

@@ -68,7 +68,9 @@ class CommandBody(Body):
 
     reason: Annotated[
         str,
-        Field(min_length=3, max_length=2000, description="Why. It stays in the audit trail for ever: no personal data."),
+        Field(
+            min_length=3, max_length=2000, description="Why. It stays in the audit trail for ever: no personal data."
+        ),
         BeforeValidator(_no_control_characters),
     ]
 
@@ -152,7 +154,8 @@ class MalformedPageToken(Invalid):
 IdempotencyKeyHeader = Annotated[str | None, Header(min_length=1, max_length=200)]
 IfMatchHeader = Annotated[str | None, Header(max_length=40)]
 After = Annotated[
-    str, Query(max_length=500, description="Positions to wait for, as answers gave them: `requirements:120,releases:8`.")
+    str,
+    Query(max_length=500, description="Positions to wait for, as answers gave them: `requirements:120,releases:8`."),
 ]
 PageSize = Annotated[int, Query(ge=1, le=PAGE_SIZE_MAX)]
 PageToken = Annotated[str, Query(max_length=500, description="`next_page_token` of the page before")]
@@ -169,9 +172,7 @@ class Doors:
     wait: Callable[[Mapping[str, int]], Awaitable[None]]
     sign_in_max_age_s: int
 
-    async def reader(
-        self, request: Request, after: After = "", _scheme: object = Depends(bearer)
-    ) -> Actor:
+    async def reader(self, request: Request, after: After = "", _scheme: object = Depends(bearer)) -> Actor:
         """Dependency of reads: the verified caller, once everything in `after` has arrived."""
         caller = await self.verifier.verify(request.headers.get("authorization"))
         await self.wait(parse_positions(after))
@@ -281,9 +282,7 @@ def record_response(record: object, *, version: int) -> Response:
     return Response(msgspec.json.encode(record), media_type="application/json", headers={"ETag": f'"{version}"'})
 
 
-def page_of(
-    items: list[ItemType], page_size: int, keys: Callable[[ItemType], tuple[str | int, ...]]
-) -> Page[ItemType]:
+def page_of(items: list[ItemType], page_size: int, keys: Callable[[ItemType], tuple[str | int, ...]]) -> Page[ItemType]:
     """A page of up to `page_size` items out of one more than that; `keys` are what the next page starts after."""
     shown = items[:page_size]
     token = page_token(*keys(shown[-1])) if len(items) > page_size else None

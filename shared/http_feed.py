@@ -1,6 +1,6 @@
 """The feed door of a service: its events by position, for the AI systems in which the caller holds a role."""
 
-from __future__ import annotations
+# No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
 from typing import Annotated
 

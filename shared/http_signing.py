@@ -1,6 +1,6 @@
 """The signing door of a service: what waits for me, what I sign, sign or decline."""
 
-from __future__ import annotations
+# No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
 from typing import Annotated, Literal
 

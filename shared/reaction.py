@@ -57,9 +57,7 @@ class Reactions:
 
     async def advance(self, source: str) -> int:
         """Reacts to the next batch of the source; returns how many events that were."""
-        events = await self.feed.read(
-            service=source, after=await self.position(source), limit=BATCH_EVENTS_MAX
-        )
+        events = await self.feed.read(service=source, after=await self.position(source), limit=BATCH_EVENTS_MAX)
         for event in events:
             if event.name in self.handlers:
                 await self._react(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
@@ -26,6 +27,7 @@ from shared.projection import Progress, Projection, ProjectionRunner
 from shared.settings import Settings
 
 POOL_CONNECTIONS_MAX = 4
+PULSE_SECONDS = 2.0
 
 
 def utc_now() -> datetime:
@@ -56,14 +58,22 @@ class Runtime:
     clock: Callable[[], datetime] = utc_now
 
     async def prepare(
-        self, *, service: str, fact_types: Iterable[type[Fact]], projection: Projection, progress: Progress | None = None
+        self,
+        *,
+        service: str,
+        fact_types: Iterable[type[Fact]],
+        projection: Projection,
+        progress: Progress | None = None,
     ) -> Foundation:
         """Opens the pool and brings the projection's tables to this version; the schemas of all sources are migrated before."""
         pool = await asyncpg.create_pool(
             self.database_url,
             min_size=1,
             max_size=POOL_CONNECTIONS_MAX,
-            server_settings={"search_path": f"{service}_projection,{service}", "application_name": f"prooftrail {service}"},
+            server_settings={
+                "search_path": f"{service}_projection,{service}",
+                "application_name": f"prooftrail {service}",
+            },
         )
         runner = ProjectionRunner(pool=pool, feed=self.feed, projection=projection)
         await runner.prepare(progress)
@@ -76,7 +86,9 @@ class Runtime:
             directory=Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16)),
         )
 
-    def doors(self, foundation: Foundation, wait: Callable[[Mapping[str, int]], Awaitable[None]] | None = None) -> Doors:
+    def doors(
+        self, foundation: Foundation, wait: Callable[[Mapping[str, int]], Awaitable[None]] | None = None
+    ) -> Doors:
         """The HTTP door of a service on this foundation."""
 
         async def wait_for_projection(after: Mapping[str, int]) -> None:
@@ -118,12 +130,21 @@ class Service:
         """Runs the projection and the background work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.foundation.projection.run())
+            group.create_task(_beat(self.foundation.pool, self.name))
             for work in self.background:
                 group.create_task(_awaiting(work))
 
     async def close(self) -> None:
         """Gives the connections back."""
         await self.foundation.pool.close()
+
+
+async def _beat(pool: asyncpg.Pool, service: str) -> None:
+    """Says every PULSE_SECONDS that the service is alive."""
+    while True:
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await pool.execute(f"UPDATE {service}.pulse SET at = clock_timestamp()")
+        await asyncio.sleep(PULSE_SECONDS)
 
 
 async def _awaiting(work: Callable[[], Awaitable[None]]) -> None:

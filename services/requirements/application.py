@@ -123,9 +123,7 @@ class Requirements:
     def _concerns(state: AiSystem, actor: Actor) -> bool:
         return state.owner == actor.subject or any(subject == actor.subject for subject, _ in state.grants)
 
-    async def register_dataset(
-        self, *, context: CommandContext, system: str, registered: DatasetRegistered
-    ) -> Receipt:
+    async def register_dataset(self, *, context: CommandContext, system: str, registered: DatasetRegistered) -> Receipt:
         await self.access.require(system=system, actor=context.actor, roles=AUTHORS)
         return await execute(
             self.store,
@@ -169,9 +167,7 @@ class Requirements:
                 require_expected_version(context)
             return facts
 
-        return await execute(
-            self.store, context, Change(requirement_stream(system, key), requirement.evolve, decide)
-        )
+        return await execute(self.store, context, Change(requirement_stream(system, key), requirement.evolve, decide))
 
     async def revise_acceptance_criterion(
         self, *, context: CommandContext, system: str, key: str, criterion: AcceptanceCriterion
@@ -185,9 +181,7 @@ class Requirements:
             Change(
                 requirement_stream(system, key),
                 requirement.evolve,
-                lambda state: requirement.revise_criterion(
-                    state, author=context.actor.subject, criterion=criterion
-                ),
+                lambda state: requirement.revise_criterion(state, author=context.actor.subject, criterion=criterion),
             ),
         )
 
@@ -213,9 +207,7 @@ class Requirements:
             self.store, context, self._rejection(context, requirement_stream(system, key), digest, covers)
         )
 
-    async def retire_requirement(
-        self, *, context: CommandContext, system: str, key: str, digest: str
-    ) -> Receipt:
+    async def retire_requirement(self, *, context: CommandContext, system: str, key: str, digest: str) -> Receipt:
         await self.access.require_signer(system=system, actor=context.actor, roles=APPROVERS)
         signature = context.sign(meaning="retirement", digest=digest)
         return await execute(
@@ -251,9 +243,7 @@ class Requirements:
         )
         return [dict(row) for row in rows]
 
-    async def datasets(
-        self, *, actor: Actor, system: str, after: Sequence[str], limit: int
-    ) -> list[dict[str, Any]]:
+    async def datasets(self, *, actor: Actor, system: str, after: Sequence[str], limit: int) -> list[dict[str, Any]]:
         """Up to `limit` + 1 dataset versions above (name, version)."""
         await self.access.require_reader(system=system, actor=actor)
         rows = await self.pool.fetch(
@@ -328,7 +318,9 @@ class Requirements:
             stream = dataset_stream(system, criterion.dataset, criterion.dataset_version)
             state, _ = await load_state(self.store, stream, dataset.evolve)
             if state is None or state.withdrawn or state.registered.purpose != "test":
-                broken.append(FieldError(field=f"/criteria/{index}/dataset", rule="a registered test dataset, not withdrawn"))
+                broken.append(
+                    FieldError(field=f"/criteria/{index}/dataset", rule="a registered test dataset, not withdrawn")
+                )
         if broken:
             raise InvalidCriterion(
                 "A criterion names a dataset version that cannot be used.",

@@ -1,6 +1,6 @@
 """The HTTP door of requirements: parse, call one use case, answer."""
 
-from __future__ import annotations
+# No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
 from typing import Annotated, Literal
 
@@ -55,7 +55,9 @@ class ReviseIntendedUse(CommandBody):
 
 
 class ChangeRole(CommandBody):
-    subject: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:|/-]{0,199}$", description="the opaque OIDC subject")]
+    subject: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:|/-]{0,199}$", description="the opaque OIDC subject")
+    ]
     role: Literal["author", "reviewer", "approver", "releaser", "auditor", "service"]
 
 
@@ -181,7 +183,9 @@ def _add_system_routes(routes: APIRouter, doors: Doors, application: Requirement
         state, version = await application.ai_system(actor=actor, system=system)
         return record_response(state, version=version)
 
-    @routes.post("/systems/{system}:revise-intended-use", operation_id="revise_intended_use", response_model=ReceiptAnswer)
+    @routes.post(
+        "/systems/{system}:revise-intended-use", operation_id="revise_intended_use", response_model=ReceiptAnswer
+    )
     async def revise_intended_use(
         context: Annotated[CommandContext, Depends(doors.command)], system: System, body: ReviseIntendedUse
     ) -> Response:
@@ -241,9 +245,7 @@ def _add_dataset_routes(routes: APIRouter, doors: Doors, application: Requiremen
         rows = await application.datasets(actor=actor, system=system, after=start or ("", ""), limit=page_size)
         return page_of([DatasetItem(**row) for row in rows], page_size, lambda item: (item.name, item.version))
 
-    @routes.get(
-        "/systems/{system}/datasets/{name}/{version}", operation_id="get_dataset", response_model=DatasetAnswer
-    )
+    @routes.get("/systems/{system}/datasets/{name}/{version}", operation_id="get_dataset", response_model=DatasetAnswer)
     async def get_dataset(
         actor: Annotated[Actor, Depends(doors.reader)], system: System, name: Key, version: Key
     ) -> Response:
@@ -271,7 +273,10 @@ def _add_dataset_routes(routes: APIRouter, doors: Doors, application: Requiremen
 
 def _add_requirement_routes(routes: APIRouter, doors: Doors, application: Requirements) -> None:
     @routes.post(
-        "/systems/{system}/requirements", operation_id="draft_requirement", status_code=201, response_model=ReceiptAnswer
+        "/systems/{system}/requirements",
+        operation_id="draft_requirement",
+        status_code=201,
+        response_model=ReceiptAnswer,
     )
     async def draft_requirement(
         context: Annotated[CommandContext, Depends(doors.command)], system: System, body: DraftRequirement

@@ -29,9 +29,7 @@ class RequirementsProjection:
             await effect(connection, event.system, key_of(event.stream), event.content()["data"])
 
 
-async def _system_registered(
-    connection: asyncpg.Connection, system: str, _key: str, data: Mapping[str, Any]
-) -> None:
+async def _system_registered(connection: asyncpg.Connection, system: str, _key: str, data: Mapping[str, Any]) -> None:
     await connection.execute("INSERT INTO ai_system VALUES ($1, $2)", system, data["name"])
 
 

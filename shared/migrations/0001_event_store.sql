@@ -42,6 +42,10 @@ CREATE TABLE {schema}.person (
 -- Positions of the reactions: their effects are events, so they are never rebuilt.
 CREATE TABLE {schema}.reaction_position (source text PRIMARY KEY, position bigint NOT NULL);
 
+-- One row: when the service was last alive. Others deny rather than trust a copy of a source that has gone silent.
+CREATE TABLE {schema}.pulse (at timestamptz NOT NULL);
+INSERT INTO {schema}.pulse VALUES ('-infinity');
+
 CREATE TABLE {schema}.dead_letter (
     source      text        NOT NULL,
     position    bigint      NOT NULL,
@@ -65,7 +69,7 @@ CREATE TRIGGER append_only_table BEFORE TRUNCATE ON {schema}.event
 CREATE FUNCTION {schema}.append(
     p_subject text, p_key text, p_fingerprint text, p_answer_stream text, p_answer_version integer,
     p_streams text[], p_versions integer[], p_names text[], p_systems text[], p_records text[]
-) RETURNS TABLE (position bigint, recorded_at timestamptz, leaf_hash bytea)
+) RETURNS TABLE (at_position bigint, at_time timestamptz, at_leaf_hash bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
     v_first bigint; v_position bigint; v_now timestamptz; v_event bytea; v_leaf bytea; v_system system_head%ROWTYPE;
@@ -104,7 +108,7 @@ BEGIN
             INSERT INTO system_head VALUES (p_systems[i], 1, v_leaf)
             ON CONFLICT (system) DO UPDATE SET sequence = system_head.sequence + 1, leaf_hash = EXCLUDED.leaf_hash;
         END IF;
-        position := v_position; recorded_at := v_now; leaf_hash := v_leaf;
+        at_position := v_position; at_time := v_now; at_leaf_hash := v_leaf;
         RETURN NEXT;
     END LOOP;
     IF p_key IS NOT NULL THEN

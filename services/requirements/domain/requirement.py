@@ -177,9 +177,7 @@ def draft(
     return (drafted,)
 
 
-def revise_criterion(
-    requirement: Requirement | None, *, author: str, criterion: AcceptanceCriterion
-) -> Sequence[Fact]:
+def revise_criterion(requirement: Requirement | None, *, author: str, criterion: AcceptanceCriterion) -> Sequence[Fact]:
     """Adds a criterion to the draft, or replaces the one with the same key."""
     latest = _latest(requirement, status="draft", verb="revise a criterion of")
     if criterion in latest.content.criteria:
@@ -317,9 +315,7 @@ def _not_in_state(revision: Revision, *, wanted: str, verb: str) -> RevisionNotI
 
 def _with_criterion(content: Content, criterion: AcceptanceCriterion) -> Content:
     others = tuple(existing for existing in content.criteria if existing.key != criterion.key)
-    return msgspec.structs.replace(
-        content, criteria=tuple(sorted((*others, criterion), key=lambda one: one.key))
-    )
+    return msgspec.structs.replace(content, criteria=tuple(sorted((*others, criterion), key=lambda one: one.key)))
 
 
 def evolve(requirement: Requirement | None, fact: Fact) -> Requirement:
@@ -334,7 +330,9 @@ def evolve(requirement: Requirement | None, fact: Fact) -> Requirement:
             return _with_revision(
                 requirement,
                 msgspec.structs.replace(
-                    before, content=_with_criterion(before.content, fact.criterion), authors=before.authors | {fact.author}
+                    before,
+                    content=_with_criterion(before.content, fact.criterion),
+                    authors=before.authors | {fact.author},
                 ),
             )
         case RequirementSubmitted():

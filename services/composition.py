@@ -1,0 +1,148 @@
+"""Builds services on a runtime and puts them behind one HTTP application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from typing import Any
+
+import asyncpg
+import httpx
+from fastapi import APIRouter, FastAPI
+
+from shared.errors import FieldError, Invalid, Unavailable
+from shared.feed import StoreFeed
+from shared.http_app import create_app
+from shared.identity import TokenVerifier
+from shared.key_sources import JwksUrl
+from shared.local_issuer import LocalIssuer
+from shared.runtime import Runtime, Service, migrate_service, utc_now
+from shared.settings import Settings
+
+SERVICES = ("requirements",)
+
+_log = logging.getLogger(__name__)
+
+
+class UnknownService(Invalid):
+    """Not one of the services of the house."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    """The services that were built, and the application in front of them. `issuer` is None with an issuer of one's own."""
+
+    app: FastAPI
+    services: dict[str, Service]
+    runtime: Runtime
+    issuer: LocalIssuer | None
+
+
+def local_issuer(settings: Settings) -> LocalIssuer:
+    """The issuer of the embedded mode, in the data folder."""
+    return LocalIssuer.open(settings.data / "issuer", issuer=f"http://127.0.0.1:{settings.port}/issuer", clock=utc_now)
+
+
+@contextlib.asynccontextmanager
+async def open_house(*, settings: Settings, database_url: str, names: Sequence[str] = SERVICES) -> AsyncIterator[House]:
+    """Migrates, builds and runs the named services until the block ends."""
+    _require_known(names)
+    for name in SERVICES:
+        await migrate_service(database_url, service=name, scripts=_main(name).MIGRATIONS)
+    issuer = local_issuer(settings) if settings.issuer is None else None
+    async with contextlib.AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            asyncpg.create_pool(
+                database_url, min_size=1, max_size=4, server_settings={"application_name": "prooftrail feed"}
+            )
+        )
+        executor = stack.enter_context(ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")))
+        feed = StoreFeed(pool=pool, dsn=database_url)
+        runtime = Runtime(
+            settings=settings,
+            database_url=database_url,
+            feed=feed,
+            verifier=_verifier(settings, issuer, await stack.enter_async_context(httpx.AsyncClient())),
+            executor=executor,
+        )
+        services = {name: await _main(name).build(runtime) for name in names}
+        for service in services.values():
+            stack.push_async_callback(service.close)
+        app = _application(settings, services, issuer, pool)
+        await stack.enter_async_context(_running(feed, services))
+        yield House(app=app, services=services, runtime=runtime, issuer=issuer)
+
+
+@contextlib.asynccontextmanager
+async def _running(feed: StoreFeed, services: dict[str, Service]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(feed.listen(), name="feed")]
+    tasks += [asyncio.create_task(service.run(), name=name) for name, service in services.items()]
+    for task in tasks:
+        task.add_done_callback(_tell_if_it_died)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_if_it_died(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.critical("the background work of %s died", task.get_name(), exc_info=task.exception())
+
+
+def _main(name: str) -> Any:
+    return import_module(f"services.{name}.main")
+
+
+def _require_known(names: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in SERVICES]
+    if unknown:
+        raise UnknownService(
+            f"There is no service {', '.join(unknown)}.",
+            why="The services are " + ", ".join(SERVICES) + ".",
+            next_step="Name one of these, or none for all.",
+            fields=(FieldError(field="service", rule="one of " + ", ".join(SERVICES)),),
+        )
+
+
+def _verifier(settings: Settings, issuer: LocalIssuer | None, client: httpx.AsyncClient) -> TokenVerifier:
+    if issuer is not None:
+        return TokenVerifier(issuer=issuer.issuer, audience=settings.audience, keys=issuer, clock=utc_now)
+    assert settings.issuer is not None
+    return TokenVerifier(
+        issuer=settings.issuer,
+        audience=settings.audience,
+        keys=JwksUrl(issuer=settings.issuer, client=client, clock=time.monotonic),
+        clock=utc_now,
+    )
+
+
+def _application(
+    settings: Settings, services: dict[str, Service], issuer: LocalIssuer | None, pool: asyncpg.Pool
+) -> FastAPI:
+    async def ready() -> None:
+        try:
+            await pool.fetchval("SELECT 1")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise Unavailable(
+                "The database does not answer.", why=str(error), next_step="Try again in a moment."
+            ) from error
+
+    operation = APIRouter(tags=["operation"])
+    if issuer is not None:
+
+        @operation.get("/issuer/jwks", operation_id="get_issuer_keys", summary="The embedded issuer's public keys")
+        async def get_issuer_keys() -> dict[str, Any]:
+            return issuer.jwks()
+
+    routers = [operation, *(router for service in services.values() for router in service.routers)]
+    return create_app(routers=routers, ready=ready)
