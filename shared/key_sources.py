@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from shared.errors import Invalid, Unavailable
 from shared.token_errors import UnknownKey
@@ -30,6 +31,18 @@ from shared.token_errors import UnknownKey
 KEYS_MAX = 100
 DOCUMENT_BYTES_MAX = 262_144
 FIRST_GAP_S = 1.0
+
+# What the library is known to raise for a key that it cannot read, `alg: none` among them.
+_UNUSABLE = (
+    jwt.PyJWTError,
+    UnsupportedAlgorithm,
+    ArithmeticError,
+    AttributeError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -212,7 +225,7 @@ def _usable_key(member: object) -> jwt.PyJWK | None:
         return None
     try:
         return jwt.PyJWK(member)
-    except (jwt.PyJWTError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+    except _UNUSABLE:
         return None
 
 

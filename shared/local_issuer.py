@@ -156,10 +156,10 @@ class LocalIssuer:
         (RFC 8693). Raises CannotMint.
         """
         now = self._clock()
-        _require_mintable(
-            now=now, lifetime_s=lifetime_s, kind=kind, auth_time=auth_time, delegated=on_behalf_of is not None
-        )
-        name, subject = _required_name(name, "name"), self.subject(name=name, kind=kind)
+        _require_mintable(now=now, lifetime_s=lifetime_s, kind=kind, auth_time=auth_time, on_behalf_of=on_behalf_of)
+        name = _required_name(name, "name")
+        principal = None if on_behalf_of is None else _required_name(on_behalf_of, "on_behalf_of")
+        subject = self.subject(name=name, kind=kind)
         claims: dict[str, Any] = {
             "iss": self.issuer,
             "aud": audience,
@@ -168,14 +168,12 @@ class LocalIssuer:
             "jti": self._random_bytes(16).hex(),
         }
         if kind == "person":
-            signed_in_at = now if auth_time is None else auth_time
             claims |= {"sub": subject, "client_id": "prooftrail", "name": name}
-            claims["auth_time"] = int(signed_in_at.timestamp())
-        elif on_behalf_of is None:
+            claims["auth_time"] = int((auth_time or now).timestamp())
+        elif principal is None:
             claims |= {"sub": subject, "client_id": subject, "name": name}
         else:
-            person = self.subject(name=_required_name(on_behalf_of, "on_behalf_of"))
-            claims |= {"sub": person, "client_id": subject, "act": {"sub": subject}}
+            claims |= {"sub": self.subject(name=principal), "client_id": subject, "act": {"sub": subject}}
         signing_key, _ = self._keys()
         headers = {"typ": "at+jwt", "kid": _key_id(_public_of(signing_key))}
         return jwt.encode(claims, signing_key, "EdDSA", headers=headers)
@@ -270,7 +268,7 @@ def _require_mintable(
         raise CannotMint("lifetime_s", f"1 to {LIFETIME_S_MAX} seconds")
     if auth_time is not None and (auth_time.utcoffset() is None or auth_time > now):
         raise CannotMint("auth_time", "a time with its zone, not in the future")
-    if delegated and kind == "person":
+    if on_behalf_of is not None and kind == "person":
         raise CannotMint("on_behalf_of", "left out for a person: only a service acts on behalf of somebody")
 
 
