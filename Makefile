@@ -34,7 +34,7 @@ check: ## Check format, lint, types, import rules and tidiness
 .PHONY: check-format
 check-format: ## (one part of check)
 	@echo 'check: format (make format mends it)'
-	@$(python) -m ruff format --quiet --diff .
+	@$(python) -m ruff format --check --quiet .
 
 .PHONY: check-lint
 check-lint: ## (one part of check)
