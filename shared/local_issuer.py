@@ -262,7 +262,7 @@ def _damaged(path: Path, error: Exception) -> DamagedIssuerFolder:
 
 
 def _require_mintable(
-    *, now: datetime, lifetime_s: int, kind: str, auth_time: datetime | None, delegated: bool
+    *, now: datetime, lifetime_s: int, kind: str, auth_time: datetime | None, on_behalf_of: str | None
 ) -> None:
     if not 1 <= lifetime_s <= LIFETIME_S_MAX:
         raise CannotMint("lifetime_s", f"1 to {LIFETIME_S_MAX} seconds")
