@@ -1,0 +1,186 @@
+"""Starts the certified identity provider of npm's oidc-provider for the tests, and signs people in at it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+
+HERE = Path(__file__).parent
+INSTALLATIONS = HERE.parents[2] / "build" / "identity-provider"
+REDIRECT_URI = "http://127.0.0.1/signed-in"
+ANSWER_TIMEOUT_S = 20
+INSTALL_TIMEOUT_S = 180
+
+# The two newest functions that the provider calls, rather than a version number.
+_RUNS = "process.exit(typeof URL.parse === 'function' && typeof require('crypto').hash === 'function' ? 0 : 1)"
+
+
+class CannotRun(Exception):
+    """The provider cannot run here; the message is one line that says what to install."""
+
+
+def installed() -> Path:
+    """The node_modules folder with the pinned provider, installed once under build/. Raises CannotRun."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise CannotRun(
+            "install Node.js 22 or newer with npm (Debian and Ubuntu: nodejs npm; macOS: brew install node)"
+        )
+    if subprocess.run([node, "-e", _RUNS], check=False, capture_output=True, timeout=ANSWER_TIMEOUT_S).returncode != 0:
+        raise CannotRun("install a newer Node.js (22 or later): this one is too old for the identity provider")
+    pins = [HERE / "package.json", HERE / "package-lock.json"]
+    version = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()[:16]
+    folder = INSTALLATIONS / version
+    if not folder.exists():
+        _install(npm, pins, folder)
+    return folder / "node_modules"
+
+
+def _install(npm: str, pins: list[Path], folder: Path) -> None:
+    """Into a folder beside, then renamed: an installation that was cut off is never taken for a whole one."""
+    beside = folder.with_name(f"{folder.name}.{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    for pin in pins:
+        shutil.copy(pin, beside)
+    try:
+        subprocess.run(
+            [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            cwd=beside,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        reason = " ".join(str(error.stderr or error).split())[-200:]
+        raise CannotRun(f"make `npm ci` work (is there a way to the registry?): {reason}") from None
+    try:
+        beside.rename(folder)
+    except OSError:  # somebody else's test run was faster
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+class IdentityProvider:
+    """A running provider. Its keys are `<algorithm>-<generation>`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.issuer: str = self._answer()["issuer"]
+
+    def command(self, name: str) -> None:
+        """`rotate`: new keys beside the old ones; `withdraw`: only the newest keys."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(name + "\n")
+        self._process.stdin.flush()
+        assert self._answer() == {"done": name}
+
+    def _answer(self) -> dict[str, str]:
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(ANSWER_TIMEOUT_S, self._process.kill)
+        watchdog.start()
+        try:
+            answer: dict[str, str] = json.loads(self._process.stdout.readline())
+        finally:
+            watchdog.cancel()
+        return answer
+
+
+@contextmanager
+def running(modules: Path, log: Path) -> Iterator[IdentityProvider]:
+    """The provider on a free port of the loopback; it ends when its stdin is closed."""
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            ["node", HERE / "provider.mjs", modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield IdentityProvider(process)
+        finally:
+            process.stdin.close()
+            _end(process)
+            process.stdout.close()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+async def service_token(client: httpx.AsyncClient, issuer: str, *, resource: str) -> str:
+    """An access token by the client-credentials grant for the resource (RFC 8707)."""
+    answer = await client.post(
+        f"{issuer}/token",
+        data={"grant_type": "client_credentials", "resource": resource},
+        auth=("nightly-build", "build-secret"),
+    )
+    assert answer.status_code == 200, answer.text
+    token: str = answer.json()["access_token"]
+    return token
+
+
+async def sign_in(
+    client: httpx.AsyncClient, issuer: str, *, account: str, client_id: str = "workbench", **parameters: str
+) -> dict[str, Any]:
+    """The token answer of the authorization-code flow with PKCE, as a browser would go through it.
+
+    The cookies of `client` are the browser's: whoever is signed in stays so, unless `max_age` asks anew.
+    """
+    verifier = secrets.token_urlsafe(32)
+    request = {
+        "client_id": client_id,
+        "response_type": "code",
+        "redirect_uri": REDIRECT_URI,
+        "scope": "openid profile",
+        "code_challenge": base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode(),
+        "code_challenge_method": "S256",
+        **parameters,
+    }
+    code = await _authorization_code(client, f"{issuer}/auth?{httpx.QueryParams(request)}", account)
+    grant = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT_URI}
+    resource = {"resource": parameters["resource"]} if "resource" in parameters else {}
+    answer = await client.post(
+        f"{issuer}/token", data={**grant, **resource, "client_id": client_id, "code_verifier": verifier}
+    )
+    assert answer.status_code == 200, answer.text
+    tokens: dict[str, Any] = answer.json()
+    return tokens
+
+
+async def _authorization_code(client: httpx.AsyncClient, address: str, account: str) -> str:
+    answer = await client.get(address)
+    for _ in range(10):
+        if answer.is_redirect:
+            location = str(answer.url.join(answer.headers["location"]))
+            if location.startswith(REDIRECT_URI):
+                return parse_qs(urlsplit(location).query)["code"][0]
+            answer = await client.get(location)
+        elif 'name="prompt" value="login"' in answer.text:
+            form = {"prompt": "login", "login": account, "password": "any"}
+            answer = await client.post(answer.url, data=form)
+        else:
+            assert 'name="prompt" value="consent"' in answer.text, answer.text
+            answer = await client.post(answer.url, data={"prompt": "consent"})
+    raise AssertionError(f"the sign-in goes round in circles at {answer.url}")
