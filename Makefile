@@ -9,7 +9,7 @@ unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 .PHONY: help
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 .PHONY: demo
 demo: ## Run the main job to its end on real data and print what happened (about 3 minutes)
