@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from services.composition import serve
+from services.server import serve
 
 if __name__ == "__main__":
     sys.exit(serve(sys.argv[1:]))

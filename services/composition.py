@@ -18,7 +18,7 @@ import httpx
 from fastapi import APIRouter, FastAPI
 
 from shared.errors import FieldError, Invalid, Unavailable
-from shared.feed import StoreFeed
+from shared.feed import Feed, StoreFeed
 from shared.http_app import create_app
 from shared.identity import TokenVerifier
 from shared.key_sources import JwksUrl
@@ -53,35 +53,61 @@ def local_issuer(settings: Settings) -> LocalIssuer:
 @contextlib.asynccontextmanager
 async def open_house(*, settings: Settings, database_url: str, names: Sequence[str] = SERVICES) -> AsyncIterator[House]:
     """Migrates, builds and runs the named services until the block ends."""
-    _require_known(names)
-    for name in SERVICES:
-        await migrate_service(database_url, service=name, scripts=_main(name).MIGRATIONS)
-    issuer = local_issuer(settings) if settings.issuer is None else None
-    async with contextlib.AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(
-            asyncpg.create_pool(
-                database_url, min_size=1, max_size=4, server_settings={"application_name": "prooftrail feed"}
-            )
-        )
-        executor = stack.enter_context(ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")))
-        feed = StoreFeed(pool=pool, dsn=database_url)
-        runtime = Runtime(
-            settings=settings,
-            database_url=database_url,
-            feed=feed,
-            verifier=_verifier(settings, issuer, await stack.enter_async_context(httpx.AsyncClient())),
-            executor=executor,
-        )
-        services = {name: await _main(name).build(runtime) for name in names}
-        for service in services.values():
-            stack.push_async_callback(service.close)
-        app = _application(settings, services, issuer, pool)
-        await stack.enter_async_context(_running(feed, services))
-        yield House(app=app, services=services, runtime=runtime, issuer=issuer)
+    async with (
+        offline_house(settings=settings, database_url=database_url, names=names) as house,
+        _running(house.runtime.feed, house.services),
+    ):
+        yield house
 
 
 @contextlib.asynccontextmanager
-async def _running(feed: StoreFeed, services: dict[str, Service]) -> AsyncIterator[None]:
+async def offline_house(
+    *, settings: Settings, database_url: str, names: Sequence[str] = SERVICES
+) -> AsyncIterator[House]:
+    """Migrates and builds the named services without running them: for work on their stored state."""
+    issuer = local_issuer(settings) if settings.issuer is None else None
+    async with contextlib.AsyncExitStack() as stack:
+        runtime, pool = await _open_runtime(stack, settings, database_url, issuer)
+        services = await _build(stack, runtime, names)
+        app = _application(settings, services, issuer, pool)
+        yield House(app=app, services=services, runtime=runtime, issuer=issuer)
+
+
+async def _open_runtime(
+    stack: contextlib.AsyncExitStack, settings: Settings, database_url: str, issuer: LocalIssuer | None
+) -> tuple[Runtime, asyncpg.Pool]:
+    pool = await stack.enter_async_context(
+        asyncpg.create_pool(
+            database_url, min_size=1, max_size=4, server_settings={"application_name": "prooftrail feed"}
+        )
+    )
+    executor = stack.enter_context(ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")))
+    verifier = _verifier(settings, issuer, await stack.enter_async_context(httpx.AsyncClient()))
+    feed = StoreFeed(pool=pool, dsn=database_url)
+    runtime = Runtime(
+        settings=settings,
+        database_url=database_url,
+        feed=feed,
+        verifier=verifier,
+        executor=executor,
+        services=SERVICES,
+    )
+    return runtime, pool
+
+
+async def _build(stack: contextlib.AsyncExitStack, runtime: Runtime, names: Sequence[str]) -> dict[str, Service]:
+    _require_known(names)
+    for name in SERVICES:
+        await migrate_service(runtime.database_url, service=name, scripts=_main(name).MIGRATIONS)
+    services = {}
+    for name in names:
+        services[name] = await _main(name).build(runtime)
+        stack.push_async_callback(services[name].close)
+    return services
+
+
+@contextlib.asynccontextmanager
+async def _running(feed: Feed, services: dict[str, Service]) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(feed.listen(), name="feed")]
     tasks += [asyncio.create_task(service.run(), name=name) for name, service in services.items()]
     for task in tasks:

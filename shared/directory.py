@@ -65,3 +65,22 @@ class Directory:
             list(commitments),
         )
         return {row["name_commitment"]: Person(**row) for row in rows}
+
+
+class Names:
+    """Reads the directories of all services, for records that bring several together."""
+
+    def __init__(self, *, pool: asyncpg.Pool, services: Collection[str]) -> None:
+        self._pool = pool
+        self._services = services
+
+    async def people(self, commitments: Collection[str]) -> dict[str, Person]:
+        """The entries for the commitments, in whichever directory they are."""
+        if not commitments:
+            return {}
+        query = " UNION ".join(
+            f"SELECT name_commitment, subject, salt, name FROM {service}.person WHERE name_commitment = ANY($1)"
+            for service in self._services
+        )
+        rows = await self._pool.fetch(query, list(commitments))
+        return {row["name_commitment"]: Person(**row) for row in rows}

@@ -44,6 +44,9 @@ class Feed(Protocol):
     async def pulse(self, *, service: str) -> Pulse:
         """How the service is doing, as far as it is known here."""
 
+    async def listen(self) -> None:
+        """Runs for ever: wakes those who wait in `changed`."""
+
 
 class StoreFeed:
     """Reads the stores of services that share one database; woken by NOTIFY, with polling as the fallback."""

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.errors import FieldError, ProoftrailError, Unavailable
 from shared.http_doors import correlation_of
+from shared.telemetry import RequestMetrics
 
 BODY_BYTES_MAX = 1 << 20
 ARTEFACT_BYTES_MAX = 64 << 20
@@ -226,6 +227,7 @@ def create_app(
     ):
         app.add_exception_handler(exception, handler)
     app.add_middleware(BodyLimit)
+    app.add_middleware(RequestMetrics)
 
     @app.get("/healthz", tags=["operation"], operation_id="get_health", summary="The process is alive")
     async def get_health() -> dict[str, str]:

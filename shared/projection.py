@@ -58,6 +58,17 @@ class ProjectionRunner:
         self._schema = f"{projection.service}_projection"
         self._moved = asyncio.Condition()
 
+    @property
+    def name(self) -> str:
+        """The schema that holds the tables."""
+        return self._schema
+
+    async def catch_up(self) -> None:
+        """Applies everything that can be read now, for when no follower runs."""
+        for source in self._projection.sources:
+            while await self._advance(source, self._schema):
+                pass
+
     async def prepare(self, progress: Progress | None = None) -> bool:
         """Creates the tables, or rebuilds them if this version of the code has other ones; True if it rebuilt."""
         exists = await self._pool.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{self._schema}.version")

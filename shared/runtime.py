@@ -7,10 +7,10 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 from fastapi import APIRouter
@@ -48,13 +48,17 @@ async def migrate_service(database_url: str, *, service: str, scripts: Path | No
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """The outside world of a service. `executor` runs work that burns CPU, apart from the event loop."""
+    """The outside world of a service. `executor` runs work that burns CPU, apart from the event loop.
+
+    `services` are the names of all services of the deployment, also of those that run elsewhere.
+    """
 
     settings: Settings
     database_url: str
     feed: Feed
     verifier: TokenVerifier
     executor: Executor
+    services: tuple[str, ...]
     clock: Callable[[], datetime] = utc_now
 
     async def prepare(
@@ -116,6 +120,23 @@ class Foundation:
     directory: Directory
 
 
+class Rebuildable(Protocol):
+    """State that is folded from events, so that it can be thrown away and must come out the same."""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+
+    async def catch_up(self) -> None:
+        """Reads everything there is."""
+
+    async def rebuild(self, progress: Progress | None = None) -> None:
+        """Folds it again from the first event."""
+
+    async def state_digest(self) -> str:
+        """Hex SHA-256 of the state."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """A service that was built: its routes, and what must run for as long as it serves."""
@@ -124,7 +145,13 @@ class Service:
     foundation: Foundation
     application: Any
     routers: tuple[APIRouter, ...]
-    background: tuple[Callable[[], Awaitable[None]], ...] = field(default=())
+    background: tuple[Callable[[], Awaitable[None]], ...] = ()
+    folds: tuple[Rebuildable, ...] = ()
+
+    @property
+    def rebuildable(self) -> tuple[Rebuildable, ...]:
+        """Everything of this service that `prooftrail rebuild` throws away and folds again."""
+        return (self.foundation.projection, *self.folds)
 
     async def run(self) -> None:
         """Runs the projection and the background work until cancelled."""

@@ -1,0 +1,101 @@
+"""`make run`: PostgreSQL (embedded unless DATABASE_URL is set), the services, and HTTP on loopback, until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from services.composition import SERVICES, House, open_house
+from shared.embedded_postgres import EmbeddedPostgres
+from shared.errors import ProoftrailError
+from shared.settings import Settings, read_settings
+from shared.telemetry import serving_metrics
+
+GRACEFUL_SHUTDOWN_SECONDS = 10
+
+
+def serve(names: Sequence[str]) -> int:
+    """Serves the named services, or all; returns the exit code of the process."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = read_settings()
+        with database(settings) as url:
+            asyncio.run(_serve(settings, url, names or SERVICES))
+    except ProoftrailError as error:
+        print(explain(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+@contextlib.contextmanager
+def database(settings: Settings) -> Any:
+    """The URL of the user's own PostgreSQL, or of an embedded one that lives as long as the block."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    with EmbeddedPostgres.start(settings.data / "postgres") as server:
+        yield server.dsn
+
+
+def explain(error: ProoftrailError) -> str:
+    """What happened, why, and what to do, for a person at a terminal."""
+    return "\n".join(line for line in (error.what, f"  why:  {error.why}", f"  next: {error.next_step}") if line)
+
+
+async def _serve(settings: Settings, database_url: str, names: Sequence[str]) -> None:
+    with serving_metrics(host=settings.host, port=settings.metrics_port):
+        async with (
+            open_house(settings=settings, database_url=database_url, names=names) as house,
+            uvicorn_serving(house.app, settings) as server,
+        ):
+            print(banner(settings, house), flush=True)
+            await server
+
+
+@contextlib.asynccontextmanager
+async def uvicorn_serving(app: FastAPI, settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that serves the application; the block is entered once it accepts requests."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
+        )
+    )
+    task = asyncio.create_task(server.serve(), name="http")
+    while not server.started and not task.done():
+        await asyncio.sleep(0.01)
+    try:
+        yield task
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def banner(settings: Settings, house: House) -> str:
+    """What a person sees when everything is up."""
+    address = f"http://{settings.host}:{settings.port}"
+    lines = [
+        f"Prooftrail is up in {settings.mode} mode: {', '.join(house.services)}",
+        f"  HTTP      {address}   (API: {address}/openapi.json)",
+        f"  metrics   http://{settings.host}:{settings.metrics_port}/metrics",
+        f"  data      {settings.data}"
+        if settings.database_url is None
+        else "  data      the PostgreSQL of DATABASE_URL",
+    ]
+    if house.issuer is not None:
+        lines.append('  token     ./prooftrail token "Your Name"     pages: ./prooftrail pages "Your Name"')
+        lines.append("  This mode mints its own tokens: for one machine and for trying out, not for a team.")
+    return "\n".join(lines)
