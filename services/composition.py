@@ -26,7 +26,7 @@ from shared.local_issuer import LocalIssuer
 from shared.runtime import Runtime, Service, migrate_service, utc_now
 from shared.settings import Settings
 
-SERVICES = ("requirements",)
+SERVICES = ("requirements", "traceability")
 
 _log = logging.getLogger(__name__)
 

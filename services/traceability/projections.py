@@ -1,0 +1,24 @@
+"""The read copy of the roles; everything else here is folded from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from shared import access
+from shared.event import RecordedEvent
+
+from .published_events import SERVICE
+
+
+class TraceabilityProjection:
+    """Who may read what."""
+
+    service = SERVICE
+    sources: Sequence[str] = (access.SOURCE,)
+    tables_sql = access.TABLES_SQL
+
+    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+        """The effect of one event on the roles."""
+        await access.apply(connection, event)

@@ -1,0 +1,11 @@
+"""The public contract of this service: the facts it stores and publishes, by stored name."""
+
+from __future__ import annotations
+
+from shared.event import Fact
+
+from .domain import pack_stream
+
+SERVICE = "traceability"
+
+FACTS: tuple[type[Fact], ...] = pack_stream.FACTS
