@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,7 +16,8 @@ DISCOVERY = "/.well-known/openid-configuration"
 class PublishedKeys(ThreadingHTTPServer):
     """`answers` maps a path to status and body; `asked` lists the paths in order of arrival.
 
-    While `open_gate` is clear, answers are held back.
+    While `open_gate` is clear, answers are held back; those to paths in `dripping` never end; a redirect goes to its
+    body.
     """
 
     daemon_threads = True
@@ -29,6 +30,8 @@ class PublishedKeys(ThreadingHTTPServer):
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.asked: list[str] = []
         self.arrival = threading.Condition()
+        self.dripping: set[str] = set()
+        self.closing = threading.Event()
         self.open_gate = threading.Event()
         self.open_gate.set()
 
@@ -65,10 +68,19 @@ class _Handler(BaseHTTPRequestHandler):
         status, body = self.server.answers.get(self.path, (404, b"{}"))
         self.send_response(status)
         if 300 <= status < 400:
-            self.send_header("location", self.server.jwks_uri)
-        self.send_header("content-length", str(len(body)))
+            self.send_header("location", body.decode())
+        if self.path not in self.server.dripping:
+            self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        if self.path in self.server.dripping:
+            self._drip()
+
+    def _drip(self) -> None:
+        """One byte at a time, until the other side has had enough."""
+        with suppress(OSError):
+            while not self.server.closing.wait(0.02):
+                self.wfile.write(b" ")
 
     def log_message(self, format: str, *args: Any) -> None:
         return
@@ -83,6 +95,7 @@ def publishing() -> Iterator[PublishedKeys]:
         yield server
     finally:
         server.open_gate.set()
+        server.closing.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -121,6 +121,12 @@ async def test_an_unsigned_token_is_refused(name: str, signature: str) -> None:
         assert type(await refusal_of(token)) is UnsignedToken
 
 
+async def test_an_algorithm_off_the_list_asks_for_no_key() -> None:
+    """Whoever writes a bad algorithm is refused for that, before its key could be looked for anywhere."""
+    token = f"{segment({'alg': 'RS512', 'typ': 'at+jwt', 'kid': 'unknown'})}.{segment(person_claims())}.AAAA"
+    assert type(await refusal_of(token)) is AlgorithmNotAllowed
+
+
 async def test_a_public_key_is_no_shared_secret() -> None:
     """HS256 keyed with the public RSA key: the algorithm confusion of RFC 8725, 2.1."""
     public = FORGE.keys["RS256"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -40,8 +40,10 @@ def provider(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         if os.environ.get("CI") == "true":
             pytest.fail(f"identity provider: {reason}", pytrace=False)
         terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is not None:
-            terminal.write_line(f"\nNOT TESTED against a real identity provider: {reason}", red=True, bold=True)
+        capture = request.config.pluginmanager.get_plugin("capturemanager")
+        if terminal is not None and capture is not None:
+            with capture.global_and_fixture_disabled():
+                terminal.write_line(f"\nNOT TESTED against a real identity provider: {reason}", red=True, bold=True)
         pytest.skip(str(reason))
     with running(modules, tmp_path_factory.mktemp("identity-provider") / "log") as started:
         yield started

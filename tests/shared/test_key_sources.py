@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from hypothesis import given, strategies as st
+from jwt.algorithms import ECAlgorithm
 
 from shared.identity import KeySource
 from shared.key_sources import (
@@ -28,6 +29,8 @@ from tests.shared.token_forge import Clock, Forge, MonotonicClock
 FORGE = Forge()
 for _key_id in ("first", "second"):
     FORGE.add(_key_id, "ES256")
+
+PRIVATE = ECAlgorithm.to_jwk(FORGE.keys["second"], as_dict=True)
 
 Open = Callable[..., JwksUrl]
 
@@ -174,6 +177,14 @@ class TestProviderAway:
         provider.publish(FORGE.jwks("first"))
         clock.seconds += 10
         assert (await source.key("first")).key_id == "first"
+        with pytest.raises(UnknownKey):
+            await source.key("second")
+
+    async def test_a_provider_that_never_ends_its_answer(self, provider: PublishedKeys, open_source: Open) -> None:
+        """A byte now and then does not hold us longer than the time set."""
+        provider.dripping.add("/keys")
+        with pytest.raises(KeysUnavailable):
+            await open_source(timeout_s=0.2).key("first")
 
     async def test_stale_keys_are_renewed_in_the_background(
         self, provider: PublishedKeys, open_source: Open, clock: MonotonicClock
@@ -248,7 +259,7 @@ class TestProviderAway:
         await provider.has_been_asked(1)
         await source.aclose()
         with pytest.raises(KeysUnavailable):
-            await waiting
+            await asyncio.wait_for(waiting, 2)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +272,14 @@ class TestProviderAway:
         ("/keys", 200, b"[" * 100_000),
         ("/keys", 200, b'{"keys": []}' + b" " * DOCUMENT_BYTES_MAX),
         ("/keys", 200, b'{"keys": [' + b"{}," * 100 + b"{}]}"),
-        ("/keys", 302, b""),
+        ("/keys", 302, b"/elsewhere"),
         ("/keys", 404, b'{"keys": []}'),
-        (DISCOVERY, 302, b""),
+        (DISCOVERY, 302, b"/elsewhere"),
         (DISCOVERY, 200, b"[]"),
         (DISCOVERY, 200, b'{"jwks_uri": "{address}/keys"}'),
         (DISCOVERY, 200, b'{"issuer": "https://elsewhere.example", "jwks_uri": "{address}/keys"}'),
         (DISCOVERY, 200, b'{"issuer": "{address}", "jwks_uri": 5}'),
-        (DISCOVERY, 200, b'{"issuer": "{address}", "jwks_uri": "http://keys.example/keys"}'),
+        (DISCOVERY, 200, b'{"issuer": "{address}", "jwks_uri": "http://0.0.0.0:{port}/keys"}'),
         (DISCOVERY, 200, b'{"issuer": "{address}", "jwks_uri": "http://[::1/keys"}'),
         (DISCOVERY, 200, b'{"issuer": "{address}", "jwks_uri": "file:///etc/passwd"}'),
     ],
@@ -277,7 +288,10 @@ async def test_an_answer_that_is_no_key_set_counts_as_none(
     provider: PublishedKeys, open_source: Open, path: str, status: int, body: bytes
 ) -> None:
     """Garbage, redirects, floods, another issuer's metadata and insecure addresses."""
-    provider.answers[path] = (status, body.replace(b"{address}", provider.address.encode()))
+    discovered, keys = provider.answers[DISCOVERY], provider.answers["/keys"]
+    provider.answers["/elsewhere"] = discovered if path == DISCOVERY else keys
+    body = body.replace(b"{address}", provider.address.encode()).replace(b"{port}", str(provider.server_port).encode())
+    provider.answers[path] = (status, body)
     with pytest.raises(KeysUnavailable):
         await open_source().key("first")
 
@@ -317,7 +331,7 @@ async def test_keys_are_fetched_over_a_safe_line(open_source: Open, address: str
     [
         {"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"},
         {**FORGE.jwk("second"), "use": "enc"},
-        {**FORGE.jwk("second"), "d": "c2VjcmV0"},
+        {**FORGE.jwk("second"), "d": PRIVATE["d"]},
         {**FORGE.jwk("second"), "alg": "none"},
         {**FORGE.jwk("second"), "alg": ["ES256"]},
         {**FORGE.jwk("second"), "x": "AAAA"},

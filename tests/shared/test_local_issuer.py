@@ -7,6 +7,7 @@ import os
 import signal
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -247,8 +248,17 @@ class TestFolder:
         assert issuer.subject(name="Grace") != issuer.subject(name="Ada") == subject
 
 
+_gate: Barrier
+
+
+def _wait_at(gate: Barrier) -> None:
+    global _gate  # noqa: PLW0603 - how a pool hands something to its processes
+    _gate = gate
+
+
 def _draw(arguments: tuple[Path, list[str]]) -> dict[str, str]:
     folder, names = arguments
+    _gate.wait(20)
     issuer = open_issuer(folder)
     return {name: issuer.subject(name=name) for name in names}
 
@@ -268,8 +278,10 @@ class TestProcesses:
     def test_processes_agree_on_every_subject(self, folder: Path) -> None:
         """Three processes meet an empty folder and the same names at the same time."""
         names = [f"Person {number}" for number in range(20)]
-        with multiprocessing.get_context("spawn").Pool(3) as pool:
-            drawn = pool.map(_draw, [(folder, names), (folder, names[::-1]), (folder, names[10:] + names[:10])])
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(3, _wait_at, (context.Barrier(3),)) as pool:
+            orders = [(folder, names), (folder, names[::-1]), (folder, names[10:] + names[:10])]
+            drawn = pool.map(_draw, orders, chunksize=1)
         assert drawn[0] == drawn[1] == drawn[2]
         assert len(set(drawn[0].values())) == len(names)
         assert len(open_issuer(folder).jwks()["keys"]) == 1
