@@ -1,6 +1,6 @@
 """Builds services on a runtime and puts them behind one HTTP application."""
 
-from __future__ import annotations
+# No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
 import asyncio
 import contextlib
@@ -15,11 +15,13 @@ from typing import Any
 
 import asyncpg
 import httpx
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 
 from shared.errors import FieldError, Invalid, Unavailable
 from shared.feed import Feed, StoreFeed
 from shared.http_app import create_app
+from shared.http_doors import PROBLEMS
+from shared.http_pages import credentials, pages_router
 from shared.identity import TokenVerifier
 from shared.key_sources import JwksUrl
 from shared.local_issuer import LocalIssuer
@@ -69,7 +71,7 @@ async def offline_house(
     async with contextlib.AsyncExitStack() as stack:
         runtime, pool = await _open_runtime(stack, settings, database_url, issuer)
         services = await _build(stack, runtime, names)
-        app = _application(settings, services, issuer, pool)
+        app = _application(settings, services, issuer, runtime.verifier, pool)
         yield House(app=app, services=services, runtime=runtime, issuer=issuer)
 
 
@@ -153,7 +155,11 @@ def _verifier(settings: Settings, issuer: LocalIssuer | None, client: httpx.Asyn
 
 
 def _application(
-    settings: Settings, services: dict[str, Service], issuer: LocalIssuer | None, pool: asyncpg.Pool
+    settings: Settings,
+    services: dict[str, Service],
+    issuer: LocalIssuer | None,
+    verifier: TokenVerifier,
+    pool: asyncpg.Pool,
 ) -> FastAPI:
     async def ready() -> None:
         try:
@@ -163,12 +169,22 @@ def _application(
                 "The database does not answer.", why=str(error), next_step="Try again in a moment."
             ) from error
 
-    operation = APIRouter(tags=["operation"])
+    operation = APIRouter(tags=["operation"], responses=PROBLEMS)
     if issuer is not None:
 
         @operation.get("/issuer/jwks", operation_id="get_issuer_keys", summary="The embedded issuer's public keys")
         async def get_issuer_keys() -> dict[str, Any]:
             return issuer.jwks()
 
-    routers = [operation, *(router for service in services.values() for router in service.routers)]
+    @operation.get("/v1/info", operation_id="get_info", summary="Which mode, which services, which settings")
+    async def get_info(request: Request) -> dict[str, Any]:
+        await verifier.verify(credentials(request))
+        return {
+            "mode": settings.mode,
+            "services": list(services),
+            "signing": [name for name, service in services.items() if service.signs],
+            "settings": settings.printable(),
+        }
+
+    routers = [pages_router(verifier=verifier), operation, *(router for service in services.values() for router in service.routers)]
     return create_app(routers=routers, ready=ready)

@@ -25,6 +25,7 @@ from shared.directory import Directory
 from shared.errors import FieldError, Invalid
 from shared.event import Actor, digest_of
 from shared.event_store import IdempotencyKey, Receipt
+from shared.http_pages import credentials
 from shared.identity import Caller, TokenVerifier, require_recent_sign_in
 from shared.positions import parse_positions
 
@@ -174,7 +175,7 @@ class Doors:
 
     async def reader(self, request: Request, after: After = "", _scheme: object = Depends(bearer)) -> Actor:
         """Dependency of reads: the verified caller, once everything in `after` has arrived."""
-        caller = await self.verifier.verify(request.headers.get("authorization"))
+        caller = await self.verifier.verify(credentials(request))
         await self.wait(parse_positions(after))
         return await self._actor(caller)
 
@@ -187,7 +188,7 @@ class Doors:
         _scheme: object = Depends(bearer),
     ) -> CommandContext:
         """Dependency of commands; add the reason of the body with `because`."""
-        caller = await self.verifier.verify(request.headers.get("authorization"))
+        caller = await self.verifier.verify(credentials(request))
         return await self._context(request, caller, after, idempotency_key, if_match)
 
     async def signing(
@@ -199,7 +200,7 @@ class Doors:
         _scheme: object = Depends(bearer),
     ) -> CommandContext:
         """Dependency of commands that sign: a person, signed in a short time ago (RFC 9470)."""
-        caller = await self.verifier.verify(request.headers.get("authorization"))
+        caller = await self.verifier.verify(credentials(request))
         require_recent_sign_in(caller, self.clock(), self.sign_in_max_age_s)
         return await self._context(request, caller, after, idempotency_key, if_match)
 

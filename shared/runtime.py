@@ -149,6 +149,11 @@ class Service:
     folds: tuple[Rebuildable, ...] = ()
 
     @property
+    def signs(self) -> bool:
+        """Whether records of this service wait for signatures."""
+        return hasattr(self.application, "awaiting_signature")
+
+    @property
     def rebuildable(self) -> tuple[Rebuildable, ...]:
         """Everything of this service that `prooftrail rebuild` throws away and folds again."""
         return (self.foundation.projection, *self.folds)
