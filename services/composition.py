@@ -186,5 +186,9 @@ def _application(
             "settings": settings.printable(),
         }
 
-    routers = [pages_router(verifier=verifier), operation, *(router for service in services.values() for router in service.routers)]
+    routers = [
+        pages_router(verifier=verifier),
+        operation,
+        *(router for service in services.values() for router in service.routers),
+    ]
     return create_app(routers=routers, ready=ready)

@@ -76,7 +76,7 @@ async def uvicorn_serving(app: FastAPI, settings: Settings) -> AsyncIterator[asy
     )
     task = asyncio.create_task(server.serve(), name="http")
     while not server.started and not task.done():
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # noqa: ASYNC110 -- uvicorn has no event for it
     try:
         yield task
     finally:

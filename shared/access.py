@@ -12,6 +12,7 @@ import asyncpg
 
 from shared.errors import NotFound, Refused
 from shared.event import Actor, RecordedEvent
+from shared.token_errors import OnlyPersonsSign
 
 SOURCE = "requirements"
 
@@ -30,10 +31,6 @@ class Role(StrEnum):
 
 class MissingRole(Refused):
     """The caller holds a role in this AI system, but none that allows the verb."""
-
-
-class OnlyPersonsSign(Refused):
-    """A service or an assistant may draft; it never signs."""
 
 
 class AiSystemNotFound(NotFound):

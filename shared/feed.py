@@ -1,4 +1,4 @@
-"""The feed: events of every service by position. Embedded it reads the stores; in a cluster another reader stands behind the port."""
+"""The feed: events of every service by position. Embedded it reads the stores; a cluster puts another reader behind the port."""
 
 from __future__ import annotations
 

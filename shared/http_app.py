@@ -208,7 +208,9 @@ def create_app(
         title="Prooftrail",
         version=version,
         summary="The system of record for the proof behind machine-learning products",
-        description="Every verb of the services over HTTP. Errors are problem+json; every command takes Idempotency-Key and `after`.",
+        description=(
+            "Every verb of the services over HTTP. Errors are problem+json; commands take Idempotency-Key and `after`."
+        ),
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         contact={"name": "Prooftrail"},
         servers=[{"url": "/"}],

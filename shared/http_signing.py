@@ -20,7 +20,7 @@ from shared.http_doors import (
     because,
     receipt_response,
 )
-from shared.signing import SignItem, Signing
+from shared.signing import Signing, SignItem
 
 
 class SignableAnswer(BaseModel):

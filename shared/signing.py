@@ -65,8 +65,16 @@ class Signing(Protocol):
 
 
 def signable_of(
-    *, record: str, system: str, title: str, meaning: str, roles: Sequence[str], canonical: bytes, before: bytes | None, version: int
-) -> Signable:  # fmt: skip
+    *,
+    record: str,
+    system: str,
+    title: str,
+    meaning: str,
+    roles: Sequence[str],
+    canonical: bytes,
+    before: bytes | None,
+    version: int,
+) -> Signable:
     """The signable of canonical bytes; `before` are those that were signed last, None for the first time."""
     text = readable_text(msgspec.json.decode(canonical))
     old = readable_text(msgspec.json.decode(before)) if before is not None else None

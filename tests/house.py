@@ -102,7 +102,7 @@ async def fresh_database(server_url: str) -> AsyncIterator[str]:
     name = f"test_{uuid4().hex}"
     administrator = await asyncpg.connect(server_url)
     try:
-        await administrator.execute(f"CREATE DATABASE {name} STRATEGY file_copy")
+        await administrator.execute(f"CREATE DATABASE {name}")
         yield _with_database(server_url, name)
         await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:

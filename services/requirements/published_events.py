@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .domain import ai_system, dataset, requirement
 from shared.event import Fact
+
+from .domain import ai_system, dataset, requirement
 
 SERVICE = "requirements"
 

@@ -11,9 +11,10 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from .acceptance_criterion import AcceptanceCriterion, check_criteria
 from shared.errors import Conflict, NotFound, Refused
 from shared.event import Fact, Signature, canonical_bytes, digest_of
+
+from .acceptance_criterion import AcceptanceCriterion, check_criteria
 
 Classification = Literal["initial", "material", "editorial"]
 Status = Literal["draft", "in review", "approved", "superseded", "retired"]
