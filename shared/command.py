@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,12 +62,35 @@ class TooMuchContention(Conflict):
 class Change(Generic[StateType]):
     """One stream a command decides on: from its state (None when it does not exist) to facts.
 
-    `evolve` folds facts into state; `decide` is pure and may be called again after a lost race.
+    `evolve` folds facts into state; `decide` is pure and may be called again after a lost race. `folds` is for streams that
+    grow long: it remembers what they folded to.
     """
 
     stream: str
     evolve: Callable[[StateType | None, Fact], StateType]
     decide: Callable[[StateType | None], Sequence[Fact]]
+    folds: Folds[StateType] | None = None
+
+
+class Folds(Generic[StateType]):
+    """Remembers the state and version of streams, so that only newer events are read. Events never change, so it stays true."""
+
+    def __init__(self, *, evolve: Callable[[StateType | None, Fact], StateType], streams_max: int = 256) -> None:
+        self._evolve = evolve
+        self._streams_max = streams_max
+        self._known: OrderedDict[str, tuple[StateType | None, int]] = OrderedDict()
+
+    async def load(self, store: EventStore, stream: str) -> tuple[StateType | None, int]:
+        """As `load_state`."""
+        state, version = self._known.get(stream, (None, 0))
+        for event in await store.load(stream, after=version):
+            state, version = self._evolve(state, event.data), event.version
+        if version:
+            self._known[stream] = (state, version)
+            self._known.move_to_end(stream)
+        if len(self._known) > self._streams_max:
+            self._known.popitem(last=False)
+        return state, version
 
 
 def require_expected_version(context: CommandContext) -> None:
@@ -119,7 +143,10 @@ async def _decide_and_append(
     events: list[Event] = []
     first_version = 0
     for index, change in enumerate(changes):
-        state, version = await load_state(store, change.stream, change.evolve)
+        if change.folds is not None:
+            state, version = await change.folds.load(store, change.stream)
+        else:
+            state, version = await load_state(store, change.stream, change.evolve)
         if index == 0 and context.expected_version is not None and context.expected_version != version:
             raise StaleVersion(
                 f"{change.stream} is at version {version}, not {context.expected_version}.",

@@ -72,8 +72,8 @@ class EventStore(Protocol):
 
     service: str
 
-    async def load(self, stream: str) -> Sequence[Event]:
-        """All events of the stream in order of version; empty if there is none."""
+    async def load(self, stream: str, *, after: int = 0) -> Sequence[Event]:
+        """The events of the stream above the version `after`, in order of version; empty if there is none."""
 
     async def answer(self, key: IdempotencyKey) -> Receipt | None:
         """The receipt stored under the key, None if it is new. IdempotencyKeyReused if it was for another request."""
@@ -115,9 +115,11 @@ class PostgresEventStore:
         self._pool = pool
         self._mapper = mapper
 
-    async def load(self, stream: str) -> Sequence[Event]:
+    async def load(self, stream: str, *, after: int = 0) -> Sequence[Event]:
         rows = await self._pool.fetch(
-            f"SELECT version, name, event FROM {self.service}.event WHERE stream = $1 ORDER BY version", stream
+            f"SELECT version, name, event FROM {self.service}.event WHERE stream = $1 AND version > $2 ORDER BY version",
+            stream,
+            after,
         )
         return [
             self._mapper.to_domain_event(

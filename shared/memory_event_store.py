@@ -31,8 +31,8 @@ class MemoryEventStore:
         self._answers: dict[tuple[str, str], tuple[str, Receipt]] = {}
         self._systems: dict[str, tuple[int, str]] = {}
 
-    async def load(self, stream: str) -> Sequence[Event]:
-        return [self._mapper.to_domain_event(stored) for stored in self._streams.get(stream, [])]
+    async def load(self, stream: str, *, after: int = 0) -> Sequence[Event]:
+        return [self._mapper.to_domain_event(stored) for stored in self._streams.get(stream, [])[after:]]
 
     async def answer(self, key: IdempotencyKey) -> Receipt | None:
         found = self._answers.get((key.subject, key.key))
