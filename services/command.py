@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from services.composition import SERVICES, local_issuer, offline_house
-from services.server import database, explain
+from services.server import database, database_at_work, explain
 from shared.errors import Invalid, ProoftrailError
 from shared.settings import Settings, read_settings
 
@@ -145,7 +145,7 @@ def _told(release: str, body: dict[str, Any]) -> str:
 
 def _rebuild(parsed: argparse.Namespace, settings: Settings) -> int:
     console = Console(stderr=True)
-    with database(settings) as url:
+    with database_at_work(settings) as url:
         changed = asyncio.run(_rebuild_all(settings, url, parsed.service or SERVICES, console))
     return DENIED if changed else ALLOWED
 

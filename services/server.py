@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -37,13 +37,24 @@ def serve(names: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def database(settings: Settings) -> Any:
+def database(settings: Settings) -> Iterator[str]:
     """The URL of the user's own PostgreSQL, or of an embedded one that lives as long as the block."""
     if settings.database_url is not None:
         yield settings.database_url
         return
     with EmbeddedPostgres.start(settings.data / "postgres") as server:
         yield server.dsn
+
+
+@contextlib.contextmanager
+def database_at_work(settings: Settings) -> Iterator[str]:
+    """The URL of the database, also while `make run` owns the embedded one."""
+    running = None if settings.database_url else EmbeddedPostgres.running_dsn(settings.data / "postgres")
+    if running is not None:
+        yield running
+        return
+    with database(settings) as url:
+        yield url
 
 
 def explain(error: ProoftrailError) -> str:
@@ -61,10 +72,25 @@ async def _serve(settings: Settings, database_url: str, names: Sequence[str]) ->
             await server
 
 
+class _Server(uvicorn.Server):
+    """Ends gracefully on SIGINT and SIGTERM, and leaves the rest of the process to end in order too."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
 @contextlib.asynccontextmanager
 async def uvicorn_serving(app: FastAPI, settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
     """A task that serves the application; the block is entered once it accepts requests."""
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             host=settings.host,

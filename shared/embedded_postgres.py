@@ -3,7 +3,7 @@
 A folder holds one server. In it, all made by us and nothing else touched:
 
     lock        held by the owner and its supervisor; names the owner's process
-    password    0600, of the one database role
+    password    0600, of the one database role; dsn, 0600, says how to connect while it runs
     log         what the server says
     binaries/   only if the server's account cannot reach the wheel's
     cluster/    0700, of the server's account: data/ and the socket
@@ -117,7 +117,17 @@ class EmbeddedPostgres:
         except BaseException:
             os.close(lock)
             raise
-        return cls(dsn=f"postgresql://{ROLE}:{password}@{address}", supervisor=supervisor, lock=lock)
+        dsn = f"postgresql://{ROLE}:{password}@{address}"
+        _write_closed(folder / "dsn", dsn)
+        return cls(dsn=dsn, supervisor=supervisor, lock=lock)
+
+    @staticmethod
+    def running_dsn(folder: Path) -> str | None:
+        """The dsn of the server that another process of this user runs in the folder, None if none runs."""
+        lock, dsn = folder / "lock", folder / "dsn"
+        if not (lock.exists() and dsn.exists() and _alive(lock.read_text().strip())):
+            return None
+        return dsn.read_text()
 
     def stop(self) -> None:
         """Shuts the server down: no new connections, running transactions end, everything is on disk."""
@@ -254,14 +264,19 @@ def _reachable_binaries(folder: Path, account: Account) -> Path:
 def _password(folder: Path) -> str:
     file = folder / "password"
     if not file.exists():
-        new = folder / "password.new"
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-            opened.write(secrets.token_urlsafe(32))
-            opened.flush()
-            os.fsync(opened.fileno())
-        new.rename(file)
+        _write_closed(file, secrets.token_urlsafe(32))
     return file.read_text().strip()
+
+
+def _write_closed(file: Path, text: str) -> None:
+    """Writes a file that only we can read, whole or not at all."""
+    new = file.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    new.rename(file)
 
 
 def _create_cluster(folder: Path, account: Account, binaries: Path, password: str) -> None:
