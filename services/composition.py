@@ -30,6 +30,9 @@ from shared.settings import Settings
 
 SERVICES = ("requirements", "traceability")
 
+EMBEDDED_ISSUER = "urn:prooftrail:embedded-issuer"
+"""The same on every port, so that a token outlives a restart elsewhere. It says that no provider vouched for the person."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +52,7 @@ class House:
 
 def local_issuer(settings: Settings) -> LocalIssuer:
     """The issuer of the embedded mode, in the data folder."""
-    return LocalIssuer.open(settings.data / "issuer", issuer=f"http://127.0.0.1:{settings.port}/issuer", clock=utc_now)
+    return LocalIssuer.open(settings.data / "issuer", issuer=EMBEDDED_ISSUER, clock=utc_now)
 
 
 @contextlib.asynccontextmanager
