@@ -30,7 +30,9 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="prooftrail-bench-") as scratch:
         Path(scratch).chmod(0o755)
         with EmbeddedPostgres.start(Path(scratch) / "postgres") as server:
-            results = [result for name in names or BENCHMARKS for result in _measured(console, name, server.dsn, Path(scratch))]
+            results = [
+                result for name in names or BENCHMARKS for result in _measured(console, name, server.dsn, Path(scratch))
+            ]
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
     console.print(_table(results))

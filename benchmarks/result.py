@@ -42,7 +42,9 @@ def within(*, name: str, ours: float, limit: float, unit: str) -> Result:
 
 def not_run(*, name: str, why: str, unit: str, goal: float = 1.0) -> Result:
     """A benchmark that cannot run here."""
-    return Result(name=name, ours=None, peer=None, peer_name=f"not run: {why}", unit=unit, ratio=None, goal=goal, met=False)
+    return Result(
+        name=name, ours=None, peer=None, peer_name=f"not run: {why}", unit=unit, ratio=None, goal=goal, met=False
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float:

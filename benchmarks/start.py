@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.result import Result, median, within
-from benchmarks.serving import served
+from tests.serving import served
 
 ROUNDS = 3
 LIMIT_SECONDS = 3.0

@@ -1,4 +1,4 @@
-"""A real `python -m services` process for benchmarks: started, waited for, measured, ended."""
+"""A real `python -m services` process for tests and benchmarks: started, waited for, measured, ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 @contextlib.contextmanager
-def served(data: Path) -> Iterator[tuple[str, float, int]]:
+def served(data: Path, *, database_url: str | None = None) -> Iterator[tuple[str, float, int]]:
     """Serves the data folder: address, seconds until ready, process id. Ended with SIGTERM."""
     port, metrics_port = free_port(), free_port()
     environment = {
@@ -27,6 +27,7 @@ def served(data: Path) -> Iterator[tuple[str, float, int]]:
         "PROOFTRAIL_DATA": str(data),
         "PROOFTRAIL_PORT": str(port),
         "PROOFTRAIL_METRICS_PORT": str(metrics_port),
+        **({"DATABASE_URL": database_url} if database_url else {}),
     }
     address = f"http://127.0.0.1:{port}"
     began = time.monotonic()
