@@ -19,6 +19,7 @@ import msgspec
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from shared.command import CommandContext
 from shared.directory import Directory
@@ -33,6 +34,22 @@ PAGE_SIZE_MAX = 200
 
 KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 SYSTEM_PATTERN = r"^[a-z][a-z0-9-]{1,62}$"
+
+
+
+class SegmentConvertor(Convertor[str]):
+    """A path parameter ends at a slash or a colon, so that `{key}:approve` is another address than `{key}`."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("str", SegmentConvertor())
 
 bearer = HTTPBearer(auto_error=False, description="A token of the OIDC issuer; embedded: `prooftrail token`.")
 

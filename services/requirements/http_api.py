@@ -133,7 +133,7 @@ class AiSystemAnswer(BaseModel):
     intended_use: str
     risk_class: str
     owner: str
-    grants: list[tuple[str, str]]
+    grants: list[list[str]]
 
 
 class DatasetAnswer(BaseModel):

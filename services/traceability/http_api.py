@@ -119,7 +119,7 @@ class RecordAnswer(BaseModel):
     status: str
     fields: dict[str, object]
     revisions: dict[str, dict[str, object]]
-    events: list[tuple[int, str]]
+    events: list[list[int | str]]
 
 
 class ReviewAnswer(BaseModel):
