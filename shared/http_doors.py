@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,7 +19,7 @@ from uuid import uuid4
 import msgspec
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.convertors import Convertor, register_url_convertor
 
 from shared.command import CommandContext
@@ -31,6 +32,8 @@ from shared.identity import Caller, TokenVerifier, require_recent_sign_in
 from shared.positions import parse_positions
 
 PAGE_SIZE_MAX = 200
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 SYSTEM_PATTERN = r"^[a-z][a-z0-9-]{1,62}$"
@@ -67,6 +70,16 @@ def _no_control_characters(value: Any) -> Any:
     return value
 
 
+def _moment(value: Any) -> Any:
+    """Text as RFC 3339 writes it, with a zone; numbers are no moments."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("a moment as in RFC 3339, with a zone: 2026-01-31T12:00:00Z")
+    return datetime.fromisoformat(value.upper())
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Text = Annotated[str, Field(min_length=1, max_length=4000), BeforeValidator(_no_control_characters)]
 ShortText = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(_no_control_characters)]

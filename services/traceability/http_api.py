@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.responses import HTMLResponse
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 
 from shared.command import CommandContext
 from shared.event import Actor
@@ -18,6 +18,7 @@ from shared.http_doors import (
     CommandBody,
     Doors,
     Key,
+    Moment,
     PageSize,
     PageToken,
     ReceiptAnswer,
@@ -225,7 +226,7 @@ def _add_trace_routes(routes: APIRouter, doors: Doors, application: Traceability
         actor: Annotated[Actor, Depends(doors.reader)],
         system: System,
         ledger_position: Position = None,
-        known_at: Annotated[AwareDatetime | None, Query(description="what had been recorded by this moment")] = None,
+        known_at: Annotated[Moment | None, Query(description="what had been recorded by this moment")] = None,
     ) -> Response:
         return _json(await application.state(actor=actor, system=system, position=ledger_position, moment=known_at))
 
