@@ -20,6 +20,9 @@ from shared.telemetry import RequestMetrics
 
 BODY_BYTES_MAX = 1 << 20
 ARTEFACT_BYTES_MAX = 64 << 20
+LARGE_BODIES = ("/artefacts/", ":set-reference")
+"""Addresses that take whole files or whole columns of data."""
+
 RETRY_AFTER_SECONDS = 1
 
 _log = logging.getLogger(__name__)
@@ -163,7 +166,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = ARTEFACT_BYTES_MAX if "/artefacts/" in scope["path"] else BODY_BYTES_MAX
+        large = any(part in scope["path"] for part in LARGE_BODIES)
+        limit = ARTEFACT_BYTES_MAX if large else BODY_BYTES_MAX
         seen = 0
 
         async def limited() -> Message:
