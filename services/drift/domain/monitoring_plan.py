@@ -350,15 +350,15 @@ def signable_bytes(plan: MonitoringPlan) -> bytes:
             "record": "monitoring-plan",
             "key": plan.key,
             "definition": plan.definition,
-            "reference_profile": _reference_of(plan).digest,
-            "reference_rows": _reference_of(plan).rows,
+            "reference_profile": reference_of(plan).digest,
+            "reference_rows": reference_of(plan).rows,
         }
     )
 
 
 def _signable_plan(plan: MonitoringPlan | None, signature: Signature, *, verb: str) -> tuple[MonitoringPlan, Reference]:
     plan = existing(plan)
-    reference = _reference_of(plan)
+    reference = reference_of(plan)
     if signature.digest != digest_of(signable_bytes(plan)):
         raise DigestMismatch(
             f"The digest is not that of plan {plan.key} as it is now.",
@@ -374,7 +374,8 @@ def _signable_plan(plan: MonitoringPlan | None, signature: Signature, *, verb: s
     return plan, reference
 
 
-def _reference_of(plan: MonitoringPlan) -> Reference:
+def reference_of(plan: MonitoringPlan) -> Reference:
+    """The reference of the plan, or ReferenceProfileMissing."""
     if plan.reference is None:
         raise ReferenceProfileMissing(
             f"Plan {plan.key} has no reference profile.",

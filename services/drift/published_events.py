@@ -1,0 +1,11 @@
+"""The public contract of this service: the facts it stores and publishes, by stored name."""
+
+from __future__ import annotations
+
+from shared.event import Fact
+
+from .domain import drift_signal, monitoring_plan
+
+SERVICE = "drift"
+
+FACTS: tuple[type[Fact], ...] = (*monitoring_plan.FACTS, *drift_signal.FACTS)
