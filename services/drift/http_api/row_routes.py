@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, FailFast, Field
+from pydantic import BaseModel, Field
 
 from shared.command import CommandContext
 from shared.event import digest_of
@@ -21,8 +21,8 @@ BATCH_ROWS_MAX = 100_000
 
 # A million wrong values need one error, not a million.
 Value = Annotated[float | bool | str | None, Field(union_mode="left_to_right")]
-ReferenceColumn = Annotated[list[Value], Field(max_length=REFERENCE_ROWS_MAX), FailFast()]
-Column = Annotated[list[Value], Field(max_length=BATCH_ROWS_MAX), FailFast()]
+ReferenceColumn = Annotated[list[Value], Field(max_length=REFERENCE_ROWS_MAX, fail_fast=True)]
+Column = Annotated[list[Value], Field(max_length=BATCH_ROWS_MAX, fail_fast=True)]
 Time = Annotated[
     float | str,
     Field(union_mode="left_to_right", description="seconds since 1970, or an ISO time with its zone"),
@@ -33,7 +33,7 @@ class SetReference(CommandBody):
     """Columns of the training or tuning data, null for missing; with times, how much windows vary is estimated too."""
 
     rows: Annotated[Whole, Field(ge=1, le=REFERENCE_ROWS_MAX)]
-    event_time: Annotated[list[Time], Field(max_length=REFERENCE_ROWS_MAX), FailFast()] | None = None
+    event_time: Annotated[list[Time], Field(max_length=REFERENCE_ROWS_MAX, fail_fast=True)] | None = None
     features: Annotated[dict[ShortText, ReferenceColumn], Field(max_length=200)]
 
 
@@ -46,7 +46,7 @@ class IngestRows(Body):
     batch: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
     environment: Key | None = None
     rows: Annotated[Whole, Field(ge=1, le=BATCH_ROWS_MAX)]
-    event_time: Annotated[list[Time], Field(max_length=BATCH_ROWS_MAX), FailFast()]
+    event_time: Annotated[list[Time], Field(max_length=BATCH_ROWS_MAX, fail_fast=True)]
     features: Annotated[dict[ShortText, Column], Field(max_length=200)]
     reason: ShortText | None = None
 
