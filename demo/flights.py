@@ -182,5 +182,5 @@ def dataset_version(*, name: str, version: str, purpose: str, flights: Flights) 
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([field.name for field in fields(Flights)])
     for row in zip(*columns, strict=True):
-        writer.writerow(["" if value != value else value for value in row])  # noqa: PLR0124 -- NaN differs from itself
+        writer.writerow(["" if value != value else value for value in row])
     return DatasetVersion(name=name, version=version, purpose=purpose, flights=flights, content=out.getvalue().encode())
