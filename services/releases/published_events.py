@@ -1,0 +1,18 @@
+"""The public contract of this service: the facts it stores and publishes, by stored name."""
+
+from __future__ import annotations
+
+from shared.event import Fact
+
+from .domain import change_plan, change_request, model_version, nonconformity, release, waiver
+
+SERVICE = "releases"
+
+FACTS: tuple[type[Fact], ...] = (
+    *model_version.FACTS,
+    *change_plan.FACTS,
+    *change_request.FACTS,
+    *release.FACTS,
+    *waiver.FACTS,
+    *nonconformity.FACTS,
+)
