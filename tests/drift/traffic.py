@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,12 +108,12 @@ async def deployed(house: TestHouse, environment: str = "production") -> None:
 
 async def reacted(house: TestHouse, source: str, position: int) -> None:
     """Returns when drift has reacted to the source up to the position, and its own copies know it."""
-    import asyncio
-
     foundation = house.house.services["drift"].foundation
-    async with asyncio.timeout(20):
-        while (
-            await foundation.pool.fetchval("SELECT max(position) FROM reaction_position WHERE source = $1", source) or 0
-        ) < position:
-            await asyncio.sleep(0.02)
+    for _ in range(1000):
+        reached = await foundation.pool.fetchval("SELECT position FROM reaction_position WHERE source = $1", source)
+        if (reached or 0) >= position:
+            break
+        await asyncio.sleep(0.02)
+    else:
+        raise AssertionError(f"drift did not react to {source}:{position}")
     house.seen["drift"] = await foundation.store.head()

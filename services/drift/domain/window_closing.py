@@ -38,15 +38,16 @@ class Closing:
 def close_window(
     plan: MonitoringPlan, *, counted: CountedWindow, last_signal: DriftSignal | None, at: datetime
 ) -> Closing:
-    """`last_signal` is the one that the watch names; `at` is the time from which the days to triage count."""
+    """`last_signal` is the one raised last, of use while the watch names it; `at` is when the days to triage begin."""
     watch, shape = plan.watch(counted.environment), plan.definition.shape
     feeds = shape.feeds_detector(counted.start)
-    restarted = feeds and last_signal is not None and not last_signal.stands
-    memories = _restarted(watch, last_signal) if restarted and last_signal is not None else watch.memories
+    named = last_signal if last_signal is not None and last_signal.raised.key == watch.signal else None
+    settled = named if feeds and named is not None and not named.stands else None
+    memories = watch.memories if settled is None else _restarted(watch, settled)
     assert plan.reference is not None
     features = _judge(plan, plan.reference, counted, memories, feeds)
     evidence, threshold = mean_evidence(features), plan.definition.threshold
-    standing = None if restarted else watch.signal
+    standing = watch.signal if settled is None else None
     raises = feeds and standing is None and evidence >= threshold
     window = DriftWindowClosed(
         plan=plan.key,
@@ -59,7 +60,7 @@ def close_window(
         late_rows=counted.late_rows,
         empty_before=shape.empty_between(closed_through=watch.closed_through, start=counted.start),
         feeds_detector=feeds,
-        restarted=restarted,
+        restarted=settled is not None,
         outcome=outcome_of(features=features, threshold=threshold),
         evidence=evidence,
         threshold=threshold,
