@@ -34,7 +34,7 @@ from shared.http_doors import (
 )
 
 from .application import Requirements
-from .domain.acceptance_criterion import AcceptanceCriterion
+from .domain.acceptance_criterion import CRITERIA_MAX, AcceptanceCriterion
 from .domain.dataset import DatasetRegistered
 from .domain.requirement import Content
 
@@ -100,7 +100,7 @@ class DraftRequirement(CommandBody):
     quality_characteristic: ShortText
     controls: Annotated[list[ShortText], Field(max_length=50)]
     evaluation_approach: Text
-    criteria: Annotated[list[CriterionBody], Field(max_length=200)]
+    criteria: Annotated[list[CriterionBody], Field(max_length=CRITERIA_MAX)]
 
 
 class ReviseAcceptanceCriterion(CommandBody):

@@ -6,16 +6,16 @@ from typing import Any
 
 from tests.house import Client, TestHouse, problem_of
 
-DATASET = {
+DATASET: dict[str, Any] = {
     "name": "flights", "version": "march", "digest": "a" * 64, "rows": 1000, "columns": ["carrier", "late"], "purpose": "test",
     "provenance": "collected by the airport", "licence": "CC0", "sequestered": True, "personal_data": False,
 }  # fmt: skip
-CRITERION = {
+CRITERION: dict[str, Any] = {
     "key": "C1", "metric": "recall", "comparator": ">=", "threshold": 0.7, "unit": "1", "dataset": "flights",
     "dataset_version": "march", "slice": "overall", "decision_rule": "confidence bound", "level": 0.95, "method": "wilson",
     "minimum_sample_size": 500, "sample_size_rationale": "half width below 0.04",
 }  # fmt: skip
-REQUIREMENT = {
+REQUIREMENT: dict[str, Any] = {
     "key": "REQ-1", "classification": "initial", "title": "Finds late flights", "statement": "Recall is at least 0.70.",
     "rationale": "A missed delay costs a connection.", "quality_characteristic": "functional correctness",
     "controls": ["A.6.2.4"], "evaluation_approach": "on sequestered flights", "criteria": [CRITERION],

@@ -29,6 +29,10 @@ UNIT_INTERVAL_METRICS = METRICS - {"log_loss", "mean_absolute_error", "root_mean
 """Metrics whose values lie from 0 to 1."""
 
 
+CRITERIA_MAX = 200
+"""Criteria of one requirement."""
+
+
 class InvalidCriterion(Invalid):
     """A criterion breaks a rule; the field and the rule are named."""
 
@@ -58,7 +62,7 @@ class AcceptanceCriterion(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_criteria(criteria: Sequence[AcceptanceCriterion]) -> None:
     """Raises InvalidCriterion with all broken rules; pointers are `/criteria/<index>/<field>`."""
-    broken = [
+    broken = _too_many(criteria, field="/criteria") + [
         FieldError(field=f"/criteria/{index}/{field}", rule=rule)
         for index, criterion in enumerate(criteria)
         for field, rule in _broken_rules(criterion)
@@ -67,8 +71,23 @@ def check_criteria(criteria: Sequence[AcceptanceCriterion]) -> None:
     broken += [
         FieldError(field=f"/criteria/{index}/key", rule="every criterion of a requirement has its own key")
         for index, key in enumerate(keys)
-        if key in keys[:index]
+        if keys.index(key) < index
     ]
+    _refuse(broken)
+
+
+def check_revised_criterion(criterion: AcceptanceCriterion, *, revised: Sequence[AcceptanceCriterion]) -> None:
+    """Raises InvalidCriterion if it, or the list `revised` that it leads to, breaks a rule; pointers are `/criterion/<field>`."""
+    broken = [FieldError(field=f"/criterion/{field}", rule=rule) for field, rule in _broken_rules(criterion)]
+    _refuse(broken + _too_many(revised, field="/criterion"))
+
+
+def _too_many(criteria: Sequence[AcceptanceCriterion], *, field: str) -> list[FieldError]:
+    few = len(criteria) <= CRITERIA_MAX
+    return [] if few else [FieldError(field=field, rule=f"at most {CRITERIA_MAX} criteria")]
+
+
+def _refuse(broken: Sequence[FieldError]) -> None:
     if broken:
         raise InvalidCriterion(
             "An acceptance criterion breaks a rule: " + "; ".join(f"{e.field}: {e.rule}" for e in broken[:5]),

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Protocol
 
 import msgspec
 
-from shared.errors import Conflict, Invalid, NotFound, Refused
+from shared.errors import Conflict, FieldError, Invalid, NotFound, Refused
 from shared.event import Fact
 
 ROLES = frozenset({"author", "reviewer", "approver", "releaser", "auditor", "service"})
@@ -149,7 +149,8 @@ def _require_known(role: str) -> None:
         raise UnknownRole(
             f"There is no role {role!r}.",
             why="The roles are " + ", ".join(sorted(ROLES)) + ".",
-            next_step="Grant one of these.",
+            next_step="Name one of these.",
+            fields=(FieldError(field="/role", rule="one of " + ", ".join(sorted(ROLES))),),
         )
 
 

@@ -21,10 +21,6 @@ class DatasetMissing(NotFound):
     """There is no such version of the dataset."""
 
 
-class DatasetWithdrawnBefore(Conflict):
-    """A withdrawn dataset version stays withdrawn."""
-
-
 class DatasetRegistered(Fact, frozen=True, kw_only=True):
     """`digest` is hex SHA-256 of the bytes; `sequestered` says whether developers were kept from seeing the rows."""
 

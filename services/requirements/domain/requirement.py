@@ -14,7 +14,7 @@ import msgspec
 from shared.errors import Conflict, NotFound, Refused
 from shared.event import Fact, Signature, canonical_bytes, digest_of
 
-from .acceptance_criterion import AcceptanceCriterion, check_criteria
+from .acceptance_criterion import AcceptanceCriterion, check_criteria, check_revised_criterion
 
 Classification = Literal["initial", "material", "editorial"]
 Status = Literal["draft", "in review", "approved", "superseded", "retired"]
@@ -26,10 +26,6 @@ class RequirementMissing(NotFound):
 
 class RevisionNotInState(Conflict):
     """The verb does not fit the status of the revision."""
-
-
-class RevisionPending(Conflict):
-    """A requirement has at most one revision that is not yet decided."""
 
 
 class WrongClassification(Conflict):
@@ -183,7 +179,7 @@ def revise_criterion(requirement: Requirement | None, *, author: str, criterion:
     latest = _latest(requirement, status="draft", verb="revise a criterion of")
     if criterion in latest.content.criteria:
         return ()
-    check_criteria(_with_criterion(latest.content, criterion).criteria)
+    check_revised_criterion(criterion, revised=_with_criterion(latest.content, criterion).criteria)
     return (AcceptanceCriterionRevised(revision=latest.number, author=author, criterion=criterion),)
 
 
