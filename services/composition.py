@@ -28,7 +28,7 @@ from shared.local_issuer import LocalIssuer
 from shared.runtime import Runtime, Service, migrate_service, utc_now
 from shared.settings import Settings
 
-SERVICES = ("requirements", "traceability")
+SERVICES = ("requirements", "verification", "releases", "drift", "traceability")
 
 EMBEDDED_ISSUER = "urn:prooftrail:embedded-issuer"
 """The same on every port, so that a token outlives a restart elsewhere. It says that no provider vouched for the person."""

@@ -1,0 +1,1 @@
+"""The use cases of verification, a module for each kind of record."""

@@ -1,0 +1,11 @@
+"""The public contract of this service: the facts it stores and publishes, by stored name."""
+
+from __future__ import annotations
+
+from shared.event import Fact
+
+from .domain import evaluation_run, test_case, verification
+
+SERVICE = "verification"
+
+FACTS: tuple[type[Fact], ...] = (*test_case.FACTS, *evaluation_run.FACTS, *verification.FACTS)
