@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,8 +21,11 @@ from shared.telemetry import RequestMetrics
 
 BODY_BYTES_MAX = 1 << 20
 ARTEFACT_BYTES_MAX = 64 << 20
-LARGE_BODIES = ("/artefacts/", ":set-reference")
+LARGE_BODIES = re.compile(r"/v1/systems/[^/]+/(artefacts/.+|[^:]+:set-reference)")
 """Addresses that take whole files or whole columns of data."""
+
+FIELD_ERRORS_MAX = 50
+FIELD_NAME_CHARACTERS_MAX = 100
 
 RETRY_AFTER_SECONDS = 1
 
@@ -38,26 +42,27 @@ def problem(
     next_step: str = "",
     fields: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
-    """One error as application/problem+json (RFC 9457)."""
-    return JSONResponse(
-        {
-            "type": f"urn:prooftrail:problem:{reason}",
-            "title": title,
-            "status": status,
-            "detail": why,
-            "reason": reason,
-            "next_step": next_step,
-            "errors": [{"field": field.field, "rule": field.rule} for field in fields],
-            "trace_id": correlation_of(request),
-        },
+) -> Response:
+    """One error as application/problem+json (RFC 9457); a surrogate that a client sent comes back as a question mark."""
+    document = {
+        "type": f"urn:prooftrail:problem:{reason}",
+        "title": title,
+        "status": status,
+        "detail": why,
+        "reason": reason,
+        "next_step": next_step,
+        "errors": [{"field": field.field, "rule": field.rule} for field in fields[:FIELD_ERRORS_MAX]],
+        "trace_id": correlation_of(request),
+    }
+    return Response(
+        json.dumps(document, ensure_ascii=False).encode(errors="replace"),
         status_code=status,
         media_type="application/problem+json",
         headers=dict(headers or {}),
     )
 
 
-async def _on_prooftrail_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_prooftrail_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProoftrailError)
     headers: dict[str, str] = {}
     if error.status == 503:
@@ -76,38 +81,65 @@ async def _on_prooftrail_error(request: Request, error: Exception) -> JSONRespon
     )
 
 
-async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    fields = [
-        FieldError(
-            field="/" + "/".join(str(part) for part in item["loc"][1:])
-            if item["loc"][0] == "body"
-            else str(item["loc"][-1]),
-            rule=item["msg"],
-        )
-        for item in error.errors()
-    ]
+    broken = error.errors()
+    if broken[0]["type"] == "json_invalid":
+        return _unreadable(request, f"JSON: {broken[0]['ctx']['error']} at character {broken[0]['loc'][-1]}")
+    fields = [_field_error(item) for item in broken]
     names = ", ".join(dict.fromkeys(field.field for field in fields))[:300]
     return problem(
         request,
         status=422,
         reason="invalid-request",
         title=f"The request breaks a rule at {names}.",
-        why="Every field is checked before anything is done; `errors` lists field and rule.",
+        why=f"Every field is checked before anything is done; `errors` lists field and rule (the first {FIELD_ERRORS_MAX}).",
         next_step="Mend these fields and send the request again; nothing was changed.",
         fields=fields,
+    )
+
+
+def _field_error(item: Mapping[str, Any]) -> FieldError:
+    """Fields of the body by JSON pointer (RFC 6901), parameters by name."""
+    place, *path = item["loc"]
+    if place != "body":
+        return FieldError(field=_shown(path[-1]), rule=item["msg"])
+    if not path:
+        return FieldError(field="body", rule="a JSON object, sent with Content-Type: application/json")
+    pointer = "".join("/" + _shown(part).replace("~", "~0").replace("/", "~1") for part in path)
+    return FieldError(field=pointer, rule=item["msg"])
+
+
+def _shown(name: object) -> str:
+    """A name as an error repeats it: a client may have made it as long as it liked."""
+    text = str(name)
+    return text if len(text) <= FIELD_NAME_CHARACTERS_MAX else text[: FIELD_NAME_CHARACTERS_MAX - 1] + "…"
+
+
+def _unreadable(request: Request, rule: str) -> Response:
+    return problem(
+        request,
+        status=400,
+        reason="unreadable-request",
+        title="The request cannot be read.",
+        why="The body ended early or is not what it says it is.",
+        next_step="Send valid JSON in UTF-8; nothing was changed.",
+        fields=(FieldError(field="body", rule=rule),),
     )
 
 
 _HTTP_PROBLEMS = {
     404: ("no-such-route", "There is nothing at this address.", "GET /openapi.json lists the addresses."),
     405: ("method-not-allowed", "This address does not take this method.", "Use a method that Allow lists."),
-    400: ("unreadable-request", "The request cannot be read.", "Send valid JSON in UTF-8."),
 }
 
 
-async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error, _BodyTooLarge):
+        return _too_large(request, error.limit)
+    if error.status_code == 400:
+        return _unreadable(request, "JSON in UTF-8")
     reason, title, next_step = _HTTP_PROBLEMS.get(error.status_code, ("http-error", str(error.detail), ""))
     headers = dict(error.headers or {})
     if error.status_code == 405:
@@ -132,7 +164,7 @@ def _methods_at(request: Request) -> set[str]:
     return methods
 
 
-async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_database_error(request: Request, error: Exception) -> Response:
     _log.error("the database did not answer: %s", error)
     return await _on_prooftrail_error(
         request,
@@ -144,7 +176,7 @@ async def _on_database_error(request: Request, error: Exception) -> JSONResponse
     )
 
 
-async def _on_unexpected_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_unexpected_error(request: Request, error: Exception) -> Response:
     _log.exception("unexpected error, trace %s", correlation_of(request), exc_info=error)
     return problem(
         request,
@@ -166,8 +198,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        large = any(part in scope["path"] for part in LARGE_BODIES)
-        limit = ARTEFACT_BYTES_MAX if large else BODY_BYTES_MAX
+        limit = ARTEFACT_BYTES_MAX if LARGE_BODIES.fullmatch(scope["path"]) else BODY_BYTES_MAX
         seen = 0
 
         async def limited() -> Message:
@@ -175,29 +206,34 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise _BodyTooLarge
+                raise _BodyTooLarge(limit)
             return message
 
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        request = Request(scope)
-        try:
-            if declared.isdigit() and int(declared) > limit:
-                raise _BodyTooLarge
-            await self._app(scope, limited, send)
-        except _BodyTooLarge:
-            answer = problem(
-                request,
-                status=413,
-                reason="body-too-large",
-                title=f"The body is larger than {limit} bytes.",
-                why="Every body has a limit.",
-                next_step="Send less at once; evidence files go to the artefacts address.",
-            )
-            await answer(scope, receive, send)
+        if declared.isdigit() and int(declared) > limit:
+            await _too_large(Request(scope), limit)(scope, receive, send)
+            return
+        await self._app(scope, limited, send)
 
 
-class _BodyTooLarge(Exception):
-    pass
+class _BodyTooLarge(HTTPException):
+    """An HTTPException, since FastAPI takes any other error while it reads a body for bad JSON."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(status_code=413)
+        self.limit = limit
+
+
+def _too_large(request: Request, limit: int) -> Response:
+    return problem(
+        request,
+        status=413,
+        reason="body-too-large",
+        title=f"The body is larger than {limit} bytes.",
+        why="Every body has a limit.",
+        next_step="Send less at once; evidence files go to the artefacts address.",
+        fields=(FieldError(field="body", rule=f"at most {limit} bytes"),),
+    )
 
 
 def create_app(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +157,7 @@ class Requirements:
     ) -> Receipt:
         """A new requirement, a new revision, or new content of a draft; If-Match is needed unless it is new."""
         await self.access.require(system=system, actor=context.actor, roles=AUTHORS)
-        await self._require_datasets(system, content.criteria)
+        await self._require_datasets(system, {f"/criteria/{n}": one for n, one in enumerate(content.criteria)})
 
         def decide(state: Requirement | None) -> Sequence[Fact]:
             facts = requirement.draft(
@@ -174,7 +174,7 @@ class Requirements:
     ) -> Receipt:
         await self.access.require(system=system, actor=context.actor, roles=AUTHORS)
         require_expected_version(context)
-        await self._require_datasets(system, (criterion,))
+        await self._require_datasets(system, {"/criterion": criterion})
         return await execute(
             self.store,
             context,
@@ -311,16 +311,14 @@ class Requirements:
         signature = context.sign(meaning="rejection", digest=digest, covers=covers)
         return Change(stream, requirement.evolve, lambda state: requirement.reject(state, signature=signature))
 
-    async def _require_datasets(self, system: str, criteria: Sequence[AcceptanceCriterion]) -> None:
-        """A criterion is measured on a registered test dataset that still stands."""
+    async def _require_datasets(self, system: str, criteria: Mapping[str, AcceptanceCriterion]) -> None:
+        """A criterion, here by JSON pointer, is measured on a registered test dataset that still stands."""
         broken = []
-        for index, criterion in enumerate(criteria):
+        for pointer, criterion in criteria.items():
             stream = dataset_stream(system, criterion.dataset, criterion.dataset_version)
             state, _ = await load_state(self.store, stream, dataset.evolve)
             if state is None or state.withdrawn or state.registered.purpose != "test":
-                broken.append(
-                    FieldError(field=f"/criteria/{index}/dataset", rule="a registered test dataset, not withdrawn")
-                )
+                broken.append(FieldError(field=f"{pointer}/dataset", rule="a registered test dataset, not withdrawn"))
         if broken:
             raise InvalidCriterion(
                 "A criterion names a dataset version that cannot be used.",

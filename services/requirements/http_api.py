@@ -55,9 +55,7 @@ class ReviseIntendedUse(CommandBody):
 
 
 class ChangeRole(CommandBody):
-    subject: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:|/-]{0,199}$", description="the opaque OIDC subject")
-    ]
+    subject: Annotated[str, Field(pattern=r"^[!-?A-~]{1,255}$", description="the opaque OIDC subject")]
     role: Literal["author", "reviewer", "approver", "releaser", "auditor", "service"]
 
 
@@ -82,7 +80,7 @@ class CriterionBody(Body):
     unit: ShortText
     dataset: Key
     dataset_version: Key
-    slice: Annotated[str, Field(min_length=1, max_length=200, description="overall, or column=value")] = "overall"
+    slice: Annotated[ShortText, Field(description="overall, or column=value")] = "overall"
     decision_rule: Literal["point", "confidence bound"]
     level: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     method: ShortText
