@@ -19,9 +19,10 @@ from shared.errors import ProoftrailError, Unavailable
 from shared.event import Actor, RecordedEvent
 from shared.event_store import IdempotencyKey
 from shared.feed import Feed
-from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, ProjectionRunner, bury
+from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, NotThereYet, ProjectionRunner, bury
 
 PROJECTION_WAIT_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +72,19 @@ class Reactions:
             f"SELECT position FROM {self.service}.reaction_position WHERE source = $1", source
         )
         return position or 0
+
+    async def wait(self, after: Mapping[str, int], *, timeout_s: float) -> None:
+        """Returns once everything up to `after` has been reacted to (sources it does not follow are not waited for)."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        for source, at in after.items():
+            while source in self.sources and await self.position(source) < at:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise NotThereYet(
+                        f"{self.service} has not yet reacted to {source}:{at}.",
+                        why="Facts travel between services as events, which takes a moment.",
+                        next_step="Send the same request again after the time in Retry-After.",
+                    )
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _react(self, event: RecordedEvent) -> None:
         await self.projection.wait({event.service: event.position}, timeout_s=PROJECTION_WAIT_SECONDS)

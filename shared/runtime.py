@@ -24,6 +24,7 @@ from shared.http_doors import Doors
 from shared.identity import TokenVerifier
 from shared.migrations import STORE_SCRIPTS, migrate, scripts_in
 from shared.projection import Progress, Projection, ProjectionRunner
+from shared.reaction import Reactions
 from shared.settings import Settings
 
 POOL_CONNECTIONS_MAX = 4
@@ -91,19 +92,32 @@ class Runtime:
         )
 
     def doors(
-        self, foundation: Foundation, wait: Callable[[Mapping[str, int]], Awaitable[None]] | None = None
+        self,
+        foundation: Foundation,
+        *,
+        reactions: Reactions | None = None,
+        wait: Callable[[Mapping[str, int]], Awaitable[None]] | None = None,
     ) -> Doors:
-        """The HTTP door of a service on this foundation."""
+        """The HTTP door of a service on this foundation.
 
-        async def wait_for_projection(after: Mapping[str, int]) -> None:
-            await foundation.projection.wait(after, timeout_s=self.settings.after_timeout_s)
+        A request waits until its `after` is in the projection and, with `reactions`, until what it caused here is there too.
+        """
+        timeout_s = self.settings.after_timeout_s
+
+        async def wait_for_copies(after: Mapping[str, int]) -> None:
+            await foundation.projection.wait(after, timeout_s=timeout_s)
+            if reactions is not None and any(source in reactions.sources for source in after):
+                await reactions.wait(after, timeout_s=timeout_s)
+                await foundation.projection.wait(
+                    {foundation.service: await foundation.store.head()}, timeout_s=timeout_s
+                )
 
         return Doors(
             service=foundation.service,
             verifier=self.verifier,
             directory=foundation.directory,
             clock=self.clock,
-            wait=wait or wait_for_projection,
+            wait=wait or wait_for_copies,
             sign_in_max_age_s=self.settings.sign_in_max_age_s,
         )
 

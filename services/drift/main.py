@@ -42,7 +42,8 @@ async def build(runtime: Runtime) -> Service:
     """The service, ready to run; every schema it reads is migrated before."""
     foundation = await runtime.prepare(service=SERVICE, fact_types=FACTS, projection=DriftProjection())
     drift = _drift(runtime, foundation)
-    doors = runtime.doors(foundation)
+    reactions = _reactions(runtime, foundation, drift)
+    doors = runtime.doors(foundation, reactions=reactions)
     return Service(
         name=SERVICE,
         foundation=foundation,
@@ -52,7 +53,7 @@ async def build(runtime: Runtime) -> Service:
             signing_router(doors=doors, application=drift.plans),
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
         ),
-        background=(_reactions(runtime, foundation, drift).run, drift.rounds.run),
+        background=(reactions.run, drift.rounds.run),
     )
 
 

@@ -21,7 +21,6 @@ async def build(runtime: Runtime) -> Service:
     """The service, ready to run; every schema it reads is migrated before."""
     foundation = await runtime.prepare(service=SERVICE, fact_types=FACTS, projection=ReleasesProjection())
     application = Releases.on(foundation, feed=runtime.feed, clock=runtime.clock, settings=runtime.settings)
-    doors = runtime.doors(foundation)
     reactions = Reactions(
         service=SERVICE,
         handlers={"drift.drift-signal-escalated": application.escalations.take_escalation},
@@ -31,6 +30,7 @@ async def build(runtime: Runtime) -> Service:
         projection=foundation.projection,
         clock=runtime.clock,
     )
+    doors = runtime.doors(foundation, reactions=reactions)
     return Service(
         name=SERVICE,
         foundation=foundation,

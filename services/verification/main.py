@@ -48,7 +48,7 @@ async def build(runtime: Runtime) -> Service:
         projection=foundation.projection,
         clock=runtime.clock,
     )
-    doors = runtime.doors(foundation)
+    doors = runtime.doors(foundation, reactions=reactions)
     return Service(
         name=SERVICE,
         foundation=foundation,

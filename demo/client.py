@@ -1,0 +1,98 @@
+"""One person or service at the HTTP door: sends the token, passes positions on, so that nothing sleeps and hopes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from shared.positions import format_positions, parse_positions
+
+
+class RequestFailed(Exception):
+    """An answer that was not expected; the problem document is in `problem`."""
+
+    def __init__(self, path: str, problem: dict[str, Any]) -> None:
+        super().__init__(f"{path}: {problem.get('title')} {problem.get('detail', '')} {problem.get('errors', '')}")
+        self.problem = problem
+
+
+@dataclass
+class Client:
+    """`seen` holds the last positions that anybody of the story was told; it is shared, since they talk to each other."""
+
+    http: httpx.AsyncClient
+    name: str
+    subject: str
+    token: str
+    seen: dict[str, int]
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        **query: Any,
+    ) -> httpx.Response:
+        """The raw answer. `after` is added by itself unless the query has one."""
+        answer = await self.http.request(
+            method,
+            path,
+            params={"after": format_positions(self.seen), **query},
+            json=body,
+            content=content,
+            headers={"Authorization": f"Bearer {self.token}", **(headers or {})},
+        )
+        for service, position in parse_positions(answer.headers.get("Prooftrail-Position", "")).items():
+            self.seen[service] = max(position, self.seen.get(service, 0))
+        return answer
+
+    async def post(self, path: str, /, *, headers: dict[str, str] | None = None, **body: Any) -> Any:
+        """The JSON of a successful command. Raises RequestFailed."""
+        answer = await self.request("POST", path, body={"reason": "part of the story", **body}, headers=headers)
+        return _successful(path, answer)
+
+    async def put(self, path: str, content: bytes) -> Any:
+        """The JSON of a successful upload. Raises RequestFailed."""
+        answer = await self.request("PUT", path, content=content, headers={"Content-Type": "application/octet-stream"})
+        return _successful(path, answer)
+
+    async def get(self, path: str, /, **query: Any) -> Any:
+        """The JSON of a successful read. Raises RequestFailed."""
+        return _successful(path, await self.request("GET", path, **query))
+
+    async def refused(self, path: str, /, *, headers: dict[str, str] | None = None, **body: Any) -> dict[str, Any]:
+        """The problem document of a command that must be refused."""
+        answer = await self.request("POST", path, body={"reason": "part of the story", **body}, headers=headers)
+        return problem_of(answer)
+
+    async def sign(
+        self, service: str, *records: str, decision: str = "sign", reason: str = "Read, understood and agreed."
+    ) -> Any:
+        """Fetches what would be signed and signs (or declines) exactly that, all records in one act."""
+        items = []
+        for record in records:
+            shown = await self.get(f"/v1/{service}/signable", record=record)
+            items.append({"record": record, "digest": shown["digest"], "meaning": shown["meaning"]})
+        return await self.post(f"/v1/{service}/signatures", decision=decision, items=items, reason=reason)
+
+
+def problem_of(answer: httpx.Response) -> dict[str, Any]:
+    """The problem document of an error (RFC 9457); fails if the answer is none."""
+    assert answer.status_code >= httpx.codes.BAD_REQUEST, f"expected a refusal: {answer.status_code} {answer.text}"
+    assert answer.headers["content-type"].startswith("application/problem+json"), answer.text
+    problem: dict[str, Any] = answer.json()
+    assert problem["status"] == answer.status_code
+    assert problem["title"]
+    assert problem["reason"]
+    return problem
+
+
+def _successful(path: str, answer: httpx.Response) -> Any:
+    if not answer.is_success:
+        raise RequestFailed(path, answer.json())
+    return answer.json()
