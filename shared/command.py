@@ -10,7 +10,7 @@ from functools import reduce
 from typing import Generic, TypeVar
 from uuid import uuid4
 
-from shared.errors import Conflict, StalePrecondition
+from shared.errors import Conflict, FieldError, Invalid, StalePrecondition
 from shared.event import Actor, Event, Fact, Signature
 from shared.event_store import AnsweredBefore, EventStore, IdempotencyKey, Receipt, VersionConflict
 
@@ -39,9 +39,19 @@ class CommandContext:
 
     def sign(self, *, meaning: str, digest: str, covers: Sequence[str] = ()) -> Signature:
         """The signature of the acting person over the digest, with all digests signed in the same act."""
-        return Signature(
-            signer=self.actor, meaning=meaning, signed_at=self.at, digest=digest, covers=tuple(covers) or (digest,)
-        )
+        covered = tuple(covers) or (digest,)
+        if digest not in covered:
+            raise SignatureLeavesOutItsRecord(
+                "The list of what was signed leaves out the record that is signed.",
+                why="A signature covers at least the digest of its record.",
+                next_step="Add the digest to covers, or leave covers out.",
+                fields=(FieldError(field="/covers", rule="holds the digest"),),
+            )
+        return Signature(signer=self.actor, meaning=meaning, signed_at=self.at, digest=digest, covers=covered)
+
+
+class SignatureLeavesOutItsRecord(Invalid):
+    """`covers` lists all digests of one act of signing, so it holds that of the record."""
 
 
 class StaleVersion(StalePrecondition):

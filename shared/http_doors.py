@@ -39,7 +39,6 @@ KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 SYSTEM_PATTERN = r"^[a-z][a-z0-9-]{1,62}$"
 
 
-
 class SegmentConvertor(Convertor[str]):
     """A path parameter ends at a slash or a colon, so that `{key}:approve` is another address than `{key}`."""
 
@@ -85,6 +84,7 @@ Text = Annotated[str, Field(min_length=1, max_length=4000), BeforeValidator(_no_
 ShortText = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(_no_control_characters)]
 Key = Annotated[str, Field(pattern=KEY_PATTERN)]
 SystemKey = Annotated[str, Field(pattern=SYSTEM_PATTERN)]
+StreamName = Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,39}:[!-~]{1,250}$", description="<kind>:<system>/<key>")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="hex SHA-256")]
 
 
@@ -333,7 +333,7 @@ def page_start(token: str, *types: type) -> Sequence[Any] | None:
         keys = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (ValueError, binascii.Error):
         keys = None
-    if not isinstance(keys, list) or [type(key) for key in keys] != list(types):
+    if not isinstance(keys, list) or [type(key) for key in keys] != list(types) or not all(map(_is_sortable, keys)):
         raise MalformedPageToken(
             "This page token was not given out here.",
             why="A page token is opaque and belongs to one list.",
@@ -341,3 +341,8 @@ def page_start(token: str, *types: type) -> Sequence[Any] | None:
             fields=(FieldError(field="page_token", rule="next_page_token of the page before"),),
         )
     return keys
+
+
+def _is_sortable(key: str | int) -> bool:
+    """Whether PostgreSQL can compare with it."""
+    return abs(key) < 2**63 if isinstance(key, int) else key.isprintable()

@@ -17,10 +17,11 @@ from shared.http_doors import (
     Doors,
     ReceiptAnswer,
     Sha256,
+    StreamName,
     because,
     receipt_response,
 )
-from shared.signing import Signing, SignItem
+from shared.signing import Signing, SignItem, require_each_once
 
 
 class SignableAnswer(BaseModel):
@@ -43,7 +44,7 @@ class AwaitingSignature(BaseModel):
 
 
 class SignItemBody(Body):
-    record: Annotated[str, Field(min_length=3, max_length=300)]
+    record: StreamName
     digest: Sha256
     meaning: Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -77,7 +78,7 @@ def signing_router(*, doors: Doors, application: Signing) -> APIRouter:
     )
     async def get_signable(
         actor: Annotated[Actor, Depends(doors.reader)],
-        record: Annotated[str, Query(min_length=3, max_length=300)],
+        record: Annotated[StreamName, Query()],
     ) -> Response:
         signable = await application.signable(actor=actor, record=record)
         return Response(msgspec.json.encode(signable), media_type="application/json")
@@ -92,6 +93,7 @@ def signing_router(*, doors: Doors, application: Signing) -> APIRouter:
         context: Annotated[CommandContext, Depends(doors.signing)], body: SignaturesBody
     ) -> Response:
         items = [SignItem(record=item.record, digest=item.digest, meaning=item.meaning) for item in body.items]
+        require_each_once(items)
         receipt = await application.sign(context=because(context, body), decision=body.decision, items=items)
         return receipt_response(receipt)
 

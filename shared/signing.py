@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from shared.command import CommandContext
-from shared.errors import Conflict, Invalid
+from shared.errors import Conflict, FieldError, Invalid
 from shared.event import Actor, digest_of
 from shared.event_store import Receipt
 
@@ -22,6 +22,14 @@ class NothingToSign(Invalid):
 
 class SignedElsewhere(Conflict):
     """The digest is not that of the record as it is now."""
+
+
+class RecordTwice(Invalid):
+    """One act of signing names a record once."""
+
+
+class OtherMeaning(Invalid):
+    """The signer was shown another meaning than the signature would have (21 CFR 11.50)."""
 
 
 class Signable(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +70,31 @@ class Signing(Protocol):
 
     async def sign(self, *, context: CommandContext, decision: Decision, items: Sequence[SignItem]) -> Receipt:
         """Signs or declines all items in one transaction: all or none."""
+
+
+def require_each_once(items: Sequence[SignItem]) -> None:
+    """Raises RecordTwice."""
+    records = [item.record for item in items]
+    twice = [index for index, record in enumerate(records) if records.index(record) < index]
+    if twice:
+        raise RecordTwice(
+            f"{records[twice[0]]} is named twice.",
+            why="One act of signing names a record once, so that it has one answer.",
+            next_step="Send each record once.",
+            fields=tuple(FieldError(field=f"/items/{index}/record", rule="named once") for index in twice),
+        )
+
+
+def require_meaning(items: Sequence[SignItem], meaning: str) -> None:
+    """Raises OtherMeaning unless the signers of all items were shown this meaning."""
+    wrong = [index for index, item in enumerate(items) if item.meaning != meaning]
+    if wrong:
+        raise OtherMeaning(
+            f"A signature here means {meaning}, not {items[wrong[0]].meaning!r}.",
+            why="A signature has the meaning that its signer was shown.",
+            next_step="Fetch what would be signed again and send its meaning back.",
+            fields=tuple(FieldError(field=f"/items/{index}/meaning", rule=meaning) for index in wrong),
+        )
 
 
 def signable_of(

@@ -13,7 +13,7 @@ from shared.command import Change, CommandContext, execute, load_state, require_
 from shared.errors import FieldError
 from shared.event import Actor, Fact, key_of, stream_of, system_of
 from shared.event_store import EventStore, Receipt
-from shared.signing import Decision, NothingToSign, Signable, SignItem, signable_of
+from shared.signing import Decision, NothingToSign, Signable, SignItem, require_meaning, signable_of
 
 from .domain import ai_system, dataset, requirement
 from .domain.acceptance_criterion import AcceptanceCriterion, InvalidCriterion
@@ -23,6 +23,8 @@ from .domain.requirement import Classification, Content, Requirement
 
 AUTHORS = (Role.AUTHOR, Role.SERVICE)
 APPROVERS = (Role.APPROVER,)
+MEANING = "approval"
+"""What a signer is shown that the signature means; declining it is a rejection."""
 
 
 def system_stream(system: str) -> str:
@@ -207,9 +209,11 @@ class Requirements:
             self.store, context, self._rejection(context, requirement_stream(system, key), digest, covers)
         )
 
-    async def retire_requirement(self, *, context: CommandContext, system: str, key: str, digest: str) -> Receipt:
+    async def retire_requirement(
+        self, *, context: CommandContext, system: str, key: str, digest: str, covers: Sequence[str] = ()
+    ) -> Receipt:
         await self.access.require_signer(system=system, actor=context.actor, roles=APPROVERS)
-        signature = context.sign(meaning="retirement", digest=digest)
+        signature = context.sign(meaning="retirement", digest=digest, covers=covers)
         return await execute(
             self.store,
             context,
@@ -288,6 +292,7 @@ class Requirements:
         return _signable(system, state, version)
 
     async def sign(self, *, context: CommandContext, decision: Decision, items: Sequence[SignItem]) -> Receipt:
+        require_meaning(items, MEANING)
         covers = [item.digest for item in items]
         change = self._approval if decision == "sign" else self._rejection
         for item in items:
@@ -302,7 +307,7 @@ class Requirements:
     def _approval(
         self, context: CommandContext, stream: str, digest: str, covers: Sequence[str]
     ) -> Change[Requirement]:
-        signature = context.sign(meaning="approval", digest=digest, covers=covers)
+        signature = context.sign(meaning=MEANING, digest=digest, covers=covers)
         return Change(stream, requirement.evolve, lambda state: requirement.approve(state, signature=signature))
 
     def _rejection(
@@ -334,7 +339,7 @@ def _signable(system: str, state: Requirement, version: int) -> Signable:
         record=requirement_stream(system, state.key),
         system=system,
         title=f"{state.key} revision {latest.number}: {latest.content.title}",
-        meaning="approval",
+        meaning=MEANING,
         roles=APPROVERS,
         canonical=requirement.signable_bytes(state, latest.number),
         before=requirement.signable_bytes(state, before.number) if before and before != latest else None,

@@ -350,7 +350,7 @@ def _add_requirement_routes(routes: APIRouter, doors: Doors, application: Requir
     ) -> Response:
         return receipt_response(
             await application.retire_requirement(
-                context=because(context, body), system=system, key=key, digest=body.digest
+                context=because(context, body), system=system, key=key, digest=body.digest, covers=body.covers
             )
         )
 
