@@ -349,8 +349,8 @@ def _records(standing: Standing) -> tuple[tuple[str, str | None, str, str, str],
     """Code, record, role, next verb and explanation of what stands in the way, the nearest to a verdict first."""
     return (
         ("verification-not-met", standing.not_met, "approver", "grant_waiver", "shows that it is not met"),
-        ("verification-suspect", standing.suspect, "approver", "clear_suspicion", "is suspect"),
-        ("verification-not-approved", standing.in_review, "approver", "approve_verification", "is not approved yet"),
+        ("verification-suspect", standing.suspect, "reviewer", "clear_suspicion", "is suspect"),
+        ("verification-not-approved", standing.in_review, "reviewer", "approve_verification", "is not approved yet"),
         ("verification-not-approved", standing.recorded, "author", "submit_verification", "is not submitted yet"),
         ("verification-inconclusive", standing.inconclusive, "author", "record_evaluation_run", "needs more rows"),
         ("verification-post-hoc", standing.post_hoc, "author", "open_evaluation_run", "was run before its criterion was approved"),

@@ -6,7 +6,7 @@ from datetime import UTC
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from shared.command import CommandContext
 from shared.event import Actor
@@ -14,6 +14,7 @@ from shared.http_doors import (
     CommandBody,
     Doors,
     Key,
+    Moment,
     Page,
     PageSize,
     PageToken,
@@ -52,7 +53,7 @@ class ReportObservedDigest(CommandBody):
 class PlanCorrectiveAction(CommandBody):
     action: Text
     responsible: Subject
-    due_at: AwareDatetime
+    due_at: Moment
 
 
 class VerifyCorrectiveAction(CommandBody):

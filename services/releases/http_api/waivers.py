@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from shared.command import CommandContext
 from shared.event import Actor
@@ -15,6 +15,7 @@ from shared.http_doors import (
     Body,
     Doors,
     Key,
+    Moment,
     Page,
     PageSize,
     PageToken,
@@ -34,7 +35,7 @@ from ..application.waivers import Waivers
 from ..domain.waiver import WaiverContent
 from .paths import System
 
-Subject = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:|/-]{0,199}$", description="the opaque OIDC subject")]
+Subject = Annotated[str, Field(pattern=r"^[!-?A-~]{1,255}$", description="the opaque OIDC subject")]
 
 
 class PreviewWaiver(Body):
@@ -46,7 +47,7 @@ class PreviewWaiver(Body):
     requirement: Key | None = None
     granted_to: Subject
     compensating_control: Text
-    expires_at: AwareDatetime
+    expires_at: Moment
 
 
 class GrantWaiver(PreviewWaiver, SigningBody):
