@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
@@ -122,15 +122,23 @@ async def load_state(
     return state, len(events)
 
 
-async def execute(store: EventStore, context: CommandContext, *changes: Change) -> Receipt:  # type: ignore[type-arg]
+async def execute(
+    store: EventStore,
+    context: CommandContext,
+    *changes: Change,  # type: ignore[type-arg]
+    check: Callable[[], Awaitable[None]] | None = None,
+) -> Receipt:
     """Carries the command out in one transaction over all its streams; the receipt names the first one.
 
-    A request that was answered before gets its stored answer, even if If-Match would no longer hold.
+    A request that was answered before gets its stored answer, even if If-Match or `check`, which may read other records and
+    refuse, would no longer hold.
     """
     if context.idempotency is not None:
         answered = await store.answer(context.idempotency)
         if answered is not None:
             return answered
+    if check is not None:
+        await check()
     for _ in range(DECISIONS_MAX):
         try:
             return await _decide_and_append(store, context, changes)

@@ -159,7 +159,7 @@ class Requirements:
     ) -> Receipt:
         """A new requirement, a new revision, or new content of a draft; If-Match is needed unless it is new."""
         await self.access.require(system=system, actor=context.actor, roles=AUTHORS)
-        await self._require_datasets(system, {f"/criteria/{n}": one for n, one in enumerate(content.criteria)})
+        criteria = {f"/criteria/{index}": criterion for index, criterion in enumerate(content.criteria)}
 
         def decide(state: Requirement | None) -> Sequence[Fact]:
             facts = requirement.draft(
@@ -169,14 +169,18 @@ class Requirements:
                 require_expected_version(context)
             return facts
 
-        return await execute(self.store, context, Change(requirement_stream(system, key), requirement.evolve, decide))
+        return await execute(
+            self.store,
+            context,
+            Change(requirement_stream(system, key), requirement.evolve, decide),
+            check=lambda: self._require_datasets(system, criteria),
+        )
 
     async def revise_acceptance_criterion(
         self, *, context: CommandContext, system: str, key: str, criterion: AcceptanceCriterion
     ) -> Receipt:
         await self.access.require(system=system, actor=context.actor, roles=AUTHORS)
         require_expected_version(context)
-        await self._require_datasets(system, {"/criterion": criterion})
         return await execute(
             self.store,
             context,
@@ -185,20 +189,29 @@ class Requirements:
                 requirement.evolve,
                 lambda state: requirement.revise_criterion(state, author=context.actor.subject, criterion=criterion),
             ),
+            check=lambda: self._require_datasets(system, {"/criterion": criterion}),
         )
 
     async def submit_requirement(self, *, context: CommandContext, system: str, key: str) -> Receipt:
         await self.access.require(system=system, actor=context.actor, roles=AUTHORS)
+        stream = requirement_stream(system, key)
         return await execute(
-            self.store, context, Change(requirement_stream(system, key), requirement.evolve, requirement.submit)
+            self.store,
+            context,
+            Change(stream, requirement.evolve, requirement.submit),
+            check=lambda: self._require_measurable(stream),
         )
 
     async def approve_requirement(
         self, *, context: CommandContext, system: str, key: str, digest: str, covers: Sequence[str] = ()
     ) -> Receipt:
         await self.access.require_signer(system=system, actor=context.actor, roles=APPROVERS)
+        stream = requirement_stream(system, key)
         return await execute(
-            self.store, context, self._approval(context, requirement_stream(system, key), digest, covers)
+            self.store,
+            context,
+            self._approval(context, stream, digest, covers),
+            check=lambda: self._require_measurable(stream),
         )
 
     async def reject_requirement(
@@ -300,8 +313,12 @@ class Requirements:
             if system is None or item.record != requirement_stream(system, key_of(item.record)):
                 raise _nothing_to_sign(item.record)
             await self.access.require_signer(system=system, actor=context.actor, roles=APPROVERS)
+        streams = [item.record for item in items] if decision == "sign" else []
         return await execute(
-            self.store, context, *(change(context, item.record, item.digest, covers) for item in items)
+            self.store,
+            context,
+            *(change(context, item.record, item.digest, covers) for item in items),
+            check=lambda: self._require_measurable(*streams),
         )
 
     def _approval(
@@ -317,13 +334,12 @@ class Requirements:
         return Change(stream, requirement.evolve, lambda state: requirement.reject(state, signature=signature))
 
     async def _require_datasets(self, system: str, criteria: Mapping[str, AcceptanceCriterion]) -> None:
-        """A criterion, here by JSON pointer, is measured on a registered test dataset that still stands."""
-        broken = []
-        for pointer, criterion in criteria.items():
-            stream = dataset_stream(system, criterion.dataset, criterion.dataset_version)
-            state, _ = await load_state(self.store, stream, dataset.evolve)
-            if state is None or state.withdrawn or state.registered.purpose != "test":
-                broken.append(FieldError(field=f"{pointer}/dataset", rule="a registered test dataset, not withdrawn"))
+        """The criteria of a request, by JSON pointer, are measured on registered test datasets that still stand."""
+        broken = [
+            FieldError(field=f"{pointer}/dataset", rule="a registered test dataset, not withdrawn")
+            for pointer, criterion in criteria.items()
+            if not await self._is_measurable(system, criterion)
+        ]
         if broken:
             raise InvalidCriterion(
                 "A criterion names a dataset version that cannot be used.",
@@ -331,6 +347,26 @@ class Requirements:
                 next_step="Register the dataset first, or name another version.",
                 fields=tuple(broken),
             )
+
+    async def _require_measurable(self, *streams: str) -> None:
+        """What goes to review or comes into force can still be measured: a dataset may have been withdrawn since the draft."""
+        for stream in streams:
+            state, _ = await load_state(self.store, stream, requirement.evolve)
+            if state is None or state.latest.status not in ("draft", "in review"):
+                continue
+            for criterion in state.latest.content.criteria:
+                if not await self._is_measurable(str(system_of(stream)), criterion):
+                    raise requirement.DatasetGone(
+                        f"Criterion {criterion.key} of {state.key} is measured on {criterion.dataset} version"
+                        f" {criterion.dataset_version}, which was withdrawn.",
+                        why="What cannot be measured any more cannot be demanded.",
+                        next_step="Have the revision rejected if it is in review, and name another dataset version in it.",
+                    )
+
+    async def _is_measurable(self, system: str, criterion: AcceptanceCriterion) -> bool:
+        stream = dataset_stream(system, criterion.dataset, criterion.dataset_version)
+        state, _ = await load_state(self.store, stream, dataset.evolve)
+        return state is not None and not state.withdrawn and state.registered.purpose == "test"
 
 
 def _signable(system: str, state: Requirement, version: int) -> Signable:

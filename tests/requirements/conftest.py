@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -58,6 +59,13 @@ class Scene:
         assert len(answer.content) < 20_000
         assert await self.heads() == before
         return answer, problem
+
+
+@pytest.fixture
+async def house(server_url: str, tmp_path: Path) -> AsyncIterator[TestHouse]:
+    """This service alone on a fresh database."""
+    async with running_house(server_url=server_url, folder=tmp_path / "data", names=("requirements",)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

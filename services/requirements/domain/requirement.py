@@ -36,6 +36,10 @@ class NoCriteria(Conflict):
     """A requirement without an acceptance criterion cannot be verified, so it cannot be submitted."""
 
 
+class DatasetGone(Conflict):
+    """A dataset that a criterion is measured on was withdrawn before the revision came into force."""
+
+
 class AuthorCannotApprove(Refused):
     """The author of a record never approves it."""
 
