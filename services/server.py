@@ -101,8 +101,8 @@ async def uvicorn_serving(app: FastAPI, settings: Settings) -> AsyncIterator[asy
         )
     )
     task = asyncio.create_task(server.serve(), name="http")
-    while not server.started and not task.done():
-        await asyncio.sleep(0.01)  # noqa: ASYNC110 -- uvicorn has no event for it
+    while not server.started and not task.done():  # noqa: ASYNC110 -- uvicorn has no event for it
+        await asyncio.sleep(0.01)
     try:
         yield task
     finally:
