@@ -226,6 +226,15 @@ def _server(folder: Path) -> str:
 
 
 def _alive(process: str) -> bool:
+    """Whether the process runs; one that has ended and whose parent has not noticed does not."""
+    try:
+        state = Path("/proc", process, "stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        state = ""
+    return _exists(process) and state not in {"Z", "X"}
+
+
+def _exists(process: str) -> bool:
     try:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):
@@ -252,7 +261,7 @@ def _spawn(
     if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
         log.rename(folder / "log.before")
     # A process that has the number of a server that is gone: PostgreSQL would take it for the server, but we hold its lock.
-    if _alive(_server(folder)):
+    if _exists(_server(folder)):
         (data / "postmaster.pid").unlink()
     settings = [f"--{name}={value}" for name, value in {**SERVER_SETTINGS, **address.options}.items()]
     numbers = [os.getpid(), lock, *("-" if number is None else number for number in (account.user, account.group))]
