@@ -6,7 +6,7 @@ import asyncio
 import sys
 import tempfile
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from shared.embedded_postgres import EmbeddedPostgres
 BENCHMARKS = ("start", "gate", "matrix", "memory")
 OUTPUT = Path("build/bench.json")
 
-Measure = Callable[[str, Path], Awaitable[list[Result]]]
+Measure = Callable[[str, Path], Coroutine[None, None, list[Result]]]
 """Takes the URL of a PostgreSQL server and a scratch folder."""
 
 

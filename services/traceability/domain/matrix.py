@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,8 @@ def revision_in_force(requirement: Record) -> int | None:
 
 def rows(trace: Trace, *, after: str, limit: int, model_digest: str | None = None) -> list[Row]:
     """Up to `limit` rows above the requirement key `after`, in order of key; only cells of one model digest if given."""
-    keys = sorted(key for key in trace.of_kind("requirement") if key > after)[:limit]
+    first = bisect_right(trace.requirement_keys, after)
+    keys = trace.requirement_keys[first : first + limit]
     return [row(trace, trace.of_kind("requirement")[key], model_digest=model_digest) for key in keys]
 
 

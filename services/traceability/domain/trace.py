@@ -6,6 +6,7 @@ It decides nothing, tolerates an effect that arrives before its cause, and keeps
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -98,6 +99,7 @@ class Trace:
     records: dict[str, Record] = field(default_factory=dict)
     roles: dict[str, set[str]] = field(default_factory=dict)
     by_kind: dict[str, dict[str, Record]] = field(default_factory=dict)
+    requirement_keys: list[str] = field(default_factory=list)
     verifications_by_requirement: dict[str, list[Record]] = field(default_factory=dict)
     test_cases_by_requirement: dict[str, list[Record]] = field(default_factory=dict)
     releases_by_model: dict[str, list[Record]] = field(default_factory=dict)
@@ -134,6 +136,8 @@ def _record(trace: Trace, stream: str) -> Record:
         record = Record(stream=stream, kind=kind, key=rest.partition("/")[2] or rest)
         trace.records[stream] = record
         trace.by_kind.setdefault(kind, {})[record.key] = record
+        if kind == "requirement":
+            insort(trace.requirement_keys, record.key)
     return record
 
 

@@ -1,0 +1,67 @@
+"""The release gate must answer within 10 ms at the 99th percentile with 1,000 requirements and 10,000 verifications."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from benchmarks.result import Result, percentile, within
+from benchmarks.seeding import (
+    MODEL_DIGEST,
+    SYSTEM,
+    Seed,
+    append,
+    requirements_approved,
+    system_registered,
+    verifications_approved,
+)
+from tests.house import running_house
+
+REQUIREMENTS = 1_000
+VERIFICATIONS = 10_000
+REQUESTS = 400
+WARM_UP = 20
+LIMIT_MILLISECONDS = 10.0
+
+
+async def measure(server_url: str, scratch: Path) -> list[Result]:
+    """The answer over HTTP for one model version, everything verified, asked again and again."""
+    async with running_house(server_url=server_url, folder=scratch / "gate", after_timeout_s=120.0) as house:
+        reader = house.client("Rita Releaser")
+        connection = await asyncpg.connect(house.house.runtime.database_url)
+        requirements = [system_registered(reader.subject), *requirements_approved(REQUIREMENTS)]
+        verifications = verifications_approved(VERIFICATIONS, requirements=REQUIREMENTS)
+        reader.seen["requirements"] = await append(connection, "requirements", requirements)
+        reader.seen["releases"] = await append(connection, "releases", _model_version())
+        reader.seen["verification"] = await append(connection, "verification", verifications)
+        await connection.close()
+        milliseconds: list[float] = []
+        for request in range(REQUESTS + WARM_UP):
+            began = time.perf_counter()
+            answer = await reader.get(f"/v1/systems/{SYSTEM}/gate", model_digest=MODEL_DIGEST, environment="production")
+            if request >= WARM_UP:
+                milliseconds.append((time.perf_counter() - began) * 1000)
+            codes = {missing["code"] for missing in answer["missing"]}
+            assert "requirement-unverified" not in codes, "the seeded evidence does not count"
+    p99 = percentile(milliseconds, 0.99)
+    return [
+        within(
+            name="gate with 1,000 requirements and 10,000 verifications, p99",
+            ours=p99,
+            limit=LIMIT_MILLISECONDS,
+            unit="ms",
+        )
+    ]
+
+
+def _model_version() -> Iterator[Seed]:
+    data: dict[str, Any] = {
+        "model": "late", "version": "1", "digest": MODEL_DIGEST, "components": [], "hosted": None,
+        "manifest_digest_verifiable": True, "training_dataset": None, "training_dataset_version": None,
+        "code_revision": "c", "parent": None, "why": "seeded",
+    }  # fmt: skip
+    yield Seed(f"model-version:{SYSTEM}/late@1", "releases.model-version-registered", data)
