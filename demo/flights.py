@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +25,23 @@ from shared.event import digest_of
 
 LATE_MINUTES = 15
 WEATHER = ("wind_speed", "visib", "precip", "temp")
-MISSING = ("", "NA")
+MISSING = (b"", b"NA")
+YEAR_BEGINS = np.datetime64("2013-01", "M")
+
+NUMBER, MOMENT = "S24", "S20"
+"""Texts of numbers that may be missing, and of moments, as bytes: wide enough for every double and for ISO 8601 to the second."""
+
+FLIGHT_COLUMNS = {
+    **dict.fromkeys(("month", "day", "hour", "flight"), "i8"),
+    **dict.fromkeys(("dep_delay", "arr_delay", "distance"), NUMBER),
+    **dict.fromkeys(("origin", "dest"), "S3"),
+    "carrier": "S2",
+    "time_hour": MOMENT,
+}
+WEATHER_COLUMNS = {"origin": "S3", "time_hour": MOMENT, **dict.fromkeys(WEATHER, NUMBER)}
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.str_]
 
 
@@ -35,17 +51,17 @@ class FlightsMissing(Unavailable):
 
 @dataclass(frozen=True, kw_only=True)
 class Flights:
-    """Flights as columns of equal length, in order of scheduled departure.
+    """Flights as columns of equal length, in order of scheduled departure, origin, carrier and flight number.
 
     `departure` is the scheduled hour of departure in seconds since 1970 (UTC); `dep_delay` and `arr_delay` are minutes (NaN: the
     flight was cancelled or diverted); `distance` miles; `wind_speed` miles an hour, `visib` miles, `precip` inches, `temp` degrees
     Fahrenheit, each in the hour of departure at the origin (NaN: not measured).
     """
 
-    departure: npt.NDArray[np.int64]
-    month: npt.NDArray[np.int64]
-    weekday: npt.NDArray[np.int64]
-    hour: npt.NDArray[np.int64]
+    departure: Integers
+    month: Integers
+    weekday: Integers
+    hour: Integers
     carrier: Texts
     origin: Texts
     destination: Texts
@@ -75,9 +91,9 @@ class Flights:
         """Flights whose outcome is known: cancelled and diverted ones have none, and are left out of evaluations."""
         return ~np.isnan(self.arr_delay) & self.departed
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> Flights:
-        """Only the flights of the mask."""
-        return replace(self, **{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+    def where(self, rows: npt.NDArray[np.bool_] | slice) -> Flights:
+        """Only the flights of the mask or slice."""
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def in_months(self, months: Sequence[int]) -> Flights:
         """Only the flights of these months of the year."""
@@ -89,11 +105,9 @@ class Flights:
 
     def hours(self) -> Iterator[Flights]:
         """The flights hour by hour of scheduled departure, in order."""
-        starts = np.flatnonzero(np.diff(self.departure, prepend=-1))
-        for start, end in zip(starts, [*starts[1:], len(self)], strict=True):
-            mask = np.zeros(len(self), dtype=np.bool_)
-            mask[start:end] = True
-            yield self.where(mask)
+        starts = np.flatnonzero(np.diff(self.departure, prepend=-1)).tolist()
+        for start, end in pairwise((*starts, len(self))):
+            yield self.where(slice(start, end))
 
 
 def data_folder() -> Path:
@@ -110,48 +124,61 @@ def data_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def read_flights() -> Flights:
-    """All flights of the year, in order of scheduled departure, carrier and flight number."""
+    """All flights of the year, in order of scheduled departure, origin, carrier and flight number."""
     folder = data_folder()
-    weather = _weather(folder / "weather.csv")
     with zipfile.ZipFile(folder / "flights.csv.zip") as archive, archive.open("flights.csv") as file:
-        rows = list(csv.DictReader(io.TextIOWrapper(file, encoding="utf-8")))
-    rows.sort(key=lambda row: (row["time_hour"], row["origin"], row["carrier"], int(row["flight"])))
-    moments = {text: _moment(text) for text in {row["time_hour"] for row in rows}}
-    none = (np.nan,) * len(WEATHER)
-    measured = np.array([weather.get((row["origin"], row["time_hour"]), none) for row in rows])
+        rows = _table(io.TextIOWrapper(file, encoding="ascii"), FLIGHT_COLUMNS)
+    rows = rows[np.lexsort((rows["flight"], rows["carrier"], rows["origin"], rows["time_hour"]))]
     return Flights(
-        departure=np.array([int(moments[row["time_hour"]].timestamp()) for row in rows]),
-        month=np.array([int(row["month"]) for row in rows]),
-        weekday=np.array([datetime(2013, int(row["month"]), int(row["day"]), tzinfo=UTC).weekday() for row in rows]),
-        hour=np.array([int(row["hour"]) for row in rows]),
-        carrier=np.array([row["carrier"] for row in rows]),
-        origin=np.array([row["origin"] for row in rows]),
-        destination=np.array([row["dest"] for row in rows]),
-        dep_delay=_numbers(row["dep_delay"] for row in rows),
-        arr_delay=_numbers(row["arr_delay"] for row in rows),
-        distance=_numbers(row["distance"] for row in rows),
-        **{name: measured[:, column] for column, name in enumerate(WEATHER)},
+        departure=_seconds(rows["time_hour"]),
+        month=rows["month"].copy(),
+        weekday=_weekdays(rows["month"], rows["day"]),
+        hour=rows["hour"].copy(),
+        carrier=rows["carrier"].astype(np.str_),
+        origin=rows["origin"].astype(np.str_),
+        destination=rows["dest"].astype(np.str_),
+        dep_delay=_numbers(rows["dep_delay"]),
+        arr_delay=_numbers(rows["arr_delay"]),
+        distance=_numbers(rows["distance"]),
+        **_weather_at(folder / "weather.csv", origin=rows["origin"], time_hour=rows["time_hour"]),
     )
 
 
-def _weather(file: Path) -> Mapping[tuple[str, str], tuple[float, ...]]:
-    with file.open(encoding="utf-8", newline="") as opened:
-        return {
-            (row["origin"], row["time_hour"]): tuple(_number(row[name]) for name in WEATHER)
-            for row in csv.DictReader(opened)
-        }
+def _table(lines: Iterable[str], columns: dict[str, str]) -> npt.NDArray[Any]:
+    """The named columns of a CSV whose cells hold no comma and no quote, as a structured array."""
+    rest = iter(lines)
+    header = next(rest).rstrip().split(",")
+    places = [header.index(name) for name in columns]
+    return np.loadtxt(rest, dtype=list(columns.items()), delimiter=",", comments=None, usecols=places)
 
 
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+def _weather_at(file: Path, *, origin: npt.NDArray[np.bytes_], time_hour: npt.NDArray[np.bytes_]) -> dict[str, Floats]:
+    """The weather at these places and hours; NaN where nobody measured."""
+    with file.open(encoding="ascii") as lines:
+        measured = _table(lines, WEATHER_COLUMNS)
+    keys = zip(measured["origin"].tolist(), measured["time_hour"].tolist(), strict=True)
+    places = {key: place for place, key in enumerate(keys)}
+    nowhere = len(places)
+    wanted = zip(origin.tolist(), time_hour.tolist(), strict=True)
+    found = np.array([places.get(key, nowhere) for key in wanted])
+    return {name: np.append(_numbers(measured[name]), np.nan)[found] for name in WEATHER}
 
 
-def _numbers(texts: Iterator[str]) -> Floats:
-    return np.array([_number(text) for text in texts])
+def _seconds(texts: npt.NDArray[np.bytes_]) -> Integers:
+    moments, places = np.unique(texts, return_inverse=True)
+    seconds = [int(datetime.fromisoformat(moment.decode()).timestamp()) for moment in moments.tolist()]
+    return np.array(seconds, dtype=np.int64)[places]
 
 
-def _number(text: str) -> float:
-    return np.nan if text in MISSING else float(text)
+def _weekdays(month: Integers, day: Integers) -> Integers:
+    """Monday is 0; day 0 of numpy, 1 January 1970, was a Thursday."""
+    dates = (YEAR_BEGINS + (month - 1)).astype("datetime64[D]") + (day - 1)
+    weekdays: Integers = (dates.astype(np.int64) + 3) % 7
+    return weekdays
+
+
+def _numbers(texts: npt.NDArray[np.bytes_]) -> Floats:
+    return np.where(np.isin(texts, MISSING), b"nan", texts).astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import sklearn
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from demo.flights import Flights
+from shared.errors import FieldError, Invalid
 from shared.event import canonical_bytes, digest_of
 
 Floats = npt.NDArray[np.float64]
@@ -24,9 +27,16 @@ Floats = npt.NDArray[np.float64]
 DELAY_KNOTS = (-10.0, 0.0, 10.0, 20.0, 30.0, 60.0)
 """Minutes at which the effect of the departure delay may bend."""
 
+DECIMALS, SCALE = 9, 1e9
+"""To how many decimals the parameters are kept: fewer than the last bits in which processors and thread counts differ."""
+
 NUMERIC = ("distance", "wind_speed", "visib", "precip")
 WATCHED_NUMBERS = ("dep_delay", "hour", "distance", "wind_speed", "visib", "precip", "score")
 WATCHED_CATEGORIES = ("carrier", "origin")
+
+
+class OneSidedFlights(Invalid):
+    """Flights to learn from must include late and punctual arrivals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,30 +63,37 @@ class TrainedModel:
         return float(self.manifest["threshold"])
 
     def scores(self, flights: Flights) -> Floats:
-        """The probability of arriving late, one for each flight."""
-        inputs = _inputs(flights, self.manifest["preprocessing"])
-        log_odds = inputs @ np.array(self.manifest["weights"]) + self.manifest["intercept"]
+        """The probability of arriving late, shape (flights,). A flight's score does not depend on the flights beside it."""
+        log_odds = np.full(len(flights), self.manifest["intercept"], dtype=np.float64)
+        # Column by column: a matrix product adds in an order, and so rounds in a way, that depends on the number of rows.
+        for column, weight in zip(
+            _inputs(flights, self.manifest["preprocessing"]), self.manifest["weights"], strict=True
+        ):
+            log_odds += weight * column
         scores: Floats = 1.0 / (1.0 + np.exp(-log_odds))
         return scores
 
 
 def train(*, name: str, version: str, flights: Flights, tuning: Flights, seed: int, recall_goal: float) -> TrainedModel:
-    """Fits on flights that arrived; chooses on `tuning` the highest threshold that still finds `recall_goal` of the late ones."""
-    known = flights.where(flights.arrived)
+    """Fits on flights that arrived; chooses on `tuning` the highest threshold that still finds `recall_goal` of the late ones.
+
+    The seed is that of the sample the flights are; fitting has no chance in it. Raises OneSidedFlights.
+    """
+    known, known_tuning = (_arrivals(part, field) for part, field in ((flights, "flights"), (tuning, "tuning")))
     preprocessing = {
         "carriers": sorted(set(known.carrier.tolist())),
         "origins": sorted(set(known.origin.tolist())),
-        "means": {column: float(np.nanmean(getattr(known, column))) for column in NUMERIC},
-        "deviations": {column: float(np.nanstd(getattr(known, column))) or 1.0 for column in NUMERIC},
+        "means": {column: _kept(np.nanmean(getattr(known, column))) for column in NUMERIC},
+        "deviations": {column: _kept(np.nanstd(getattr(known, column))) or 1.0 for column in NUMERIC},
         "delay_knots": list(DELAY_KNOTS),
     }
-    fitted = LogisticRegression(C=1.0, max_iter=400, random_state=seed).fit(_inputs(known, preprocessing), known.late)
+    weights, intercept = _fit(np.column_stack(_inputs(known, preprocessing)), known.late)
     manifest = {
         "model": name,
         "kind": "logistic regression",
         "preprocessing": preprocessing,
-        "weights": [float(weight) for weight in fitted.coef_[0]],
-        "intercept": float(fitted.intercept_[0]),
+        "weights": weights,
+        "intercept": intercept,
         "threshold": 0.5,
         "trained_on_rows": len(known),
         "seed": seed,
@@ -85,10 +102,37 @@ def train(*, name: str, version: str, flights: Flights, tuning: Flights, seed: i
         "code": code_revision(),
     }
     untuned = TrainedModel(name=name, version=version, manifest=manifest)
-    known_tuning = tuning.where(tuning.arrived)
-    late_scores = np.sort(untuned.scores(known_tuning)[known_tuning.late])
-    threshold = float(late_scores[int((1 - recall_goal) * len(late_scores))])
+    threshold = _threshold(untuned.scores(known_tuning)[known_tuning.late], recall_goal)
     return TrainedModel(name=name, version=version, manifest={**manifest, "threshold": threshold})
+
+
+def _arrivals(flights: Flights, field: str) -> Flights:
+    known = flights.where(flights.arrived)
+    if 0 < known.late.sum() < len(known):
+        return known
+    raise OneSidedFlights(
+        f"The model cannot learn from the {field} given: {int(known.late.sum())} of {len(known)} arrivals are late.",
+        why="A risk is learned from flights that were late and flights that were not.",
+        next_step="Choose months from 1 to 12, or a larger share of the flights.",
+        fields=(FieldError(field=f"/{field}", rule="have at least one late and one punctual arrival"),),
+    )
+
+
+def _fit(inputs: Floats, late: npt.NDArray[np.bool_]) -> tuple[list[float], float]:
+    """Weights and intercept by Newton's method, run to convergence on one thread: the same on every machine, as far as kept."""
+    with threadpool_limits(limits=1):
+        fitted = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-10).fit(inputs, late)
+    return [_kept(weight) for weight in fitted.coef_[0]], _kept(fitted.intercept_[0])
+
+
+def _threshold(late_scores: Floats, recall_goal: float) -> float:
+    """Rounded down, so that the flight whose score it is stays found."""
+    chosen = float(np.sort(late_scores)[int((1 - recall_goal) * len(late_scores))])
+    return floor(chosen * SCALE) / SCALE
+
+
+def _kept(number: float) -> float:
+    return round(float(number), DECIMALS)
 
 
 def code_revision() -> str:
@@ -97,8 +141,8 @@ def code_revision() -> str:
     return digest_of(b"\x00".join((folder / file).read_bytes() for file in ("flights.py", "model.py")))
 
 
-def _inputs(flights: Flights, preprocessing: Mapping[str, Any]) -> Floats:
-    """One row a flight: hinges of the delay, hour of the day as circle, standardised numbers (missing: the mean), categories."""
+def _inputs(flights: Flights, preprocessing: Mapping[str, Any]) -> list[Floats]:
+    """Columns of shape (flights,): hinges of delay, hour as circle, standardised numbers (missing: the mean), categories."""
     delay = np.nan_to_num(flights.dep_delay)
     columns = [delay / 60.0, *(np.maximum(delay - knot, 0) / 60.0 for knot in preprocessing["delay_knots"])]
     angle = 2 * np.pi * flights.hour / 24
@@ -109,7 +153,7 @@ def _inputs(flights: Flights, preprocessing: Mapping[str, Any]) -> Floats:
         columns.append((np.where(np.isnan(values), mean, values) - mean) / deviation)
     columns += [(flights.carrier == carrier).astype(float) for carrier in preprocessing["carriers"]]
     columns += [(flights.origin == origin).astype(float) for origin in preprocessing["origins"]]
-    return np.column_stack(columns)
+    return columns
 
 
 def predictions_csv(flights: Flights, scores: Floats, *, slices: Sequence[str]) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from demo.flights import Flights, dataset_version, read_flights
+from demo.flights import WEATHER, Flights, data_folder, dataset_version, read_flights
 from shared.event import digest_of
 
 
@@ -43,6 +44,34 @@ def test_hours_are_a_partition_of_the_flights(flights: Flights) -> None:
     assert all(len(set(hour.departure.tolist())) == 1 for hour in hours)
     starts = [int(hour.departure[0]) for hour in hours]
     assert starts == sorted(set(starts))
+
+
+def test_weekday_and_hour_are_those_of_new_york(flights: Flights) -> None:
+    """The first of January 2013 was a Tuesday; five in the morning there is ten in UTC, in summer nine."""
+    january, july = flights.in_months([1]), flights.in_months([7])
+    assert (january.weekday[:400] == 1).all()
+    assert set((january.departure // 3600 - january.hour) % 24) == {5}
+    assert set((july.departure // 3600 - july.hour) % 24) == {4}
+
+
+def test_every_flight_has_the_weather_of_its_place_and_hour(flights: Flights) -> None:
+    """Looked up by hand, row by row, in the file of the weather; hours that nobody measured are NaN."""
+    with (data_folder() / "weather.csv").open(encoding="utf-8") as file:
+        measured = {(row["origin"], row["time_hour"]): row for row in csv.DictReader(file)}
+    unmeasured = np.flatnonzero(np.isnan(flights.temp))
+    assert 0 < len(unmeasured) < 0.01 * len(flights)
+    for place in (*range(0, len(flights), 997), *unmeasured[:50].tolist()):
+        hour = datetime.fromtimestamp(int(flights.departure[place]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        row = measured.get((str(flights.origin[place]), hour), dict.fromkeys(WEATHER, "NA"))
+        expected = [float(row[name].replace("NA", "nan")) for name in WEATHER]
+        np.testing.assert_array_equal([getattr(flights, name)[place] for name in WEATHER], expected)
+
+
+def test_the_test_month_has_the_digest_it_has_everywhere(flights: Flights) -> None:
+    """Rows, their order and the way they are written down are fixed: another digest is another dataset."""
+    march = dataset_version(name="flights", version="march", purpose="test", flights=flights.in_months([3]))
+    assert march.content.count(b"\n") == 28_834 + 1
+    assert march.digest == "63b664c223518dbd89dfcbaeb65f06c8daf05dcb7bc8870946bd9aaa80d39f20"
 
 
 def test_a_dataset_version_has_the_same_bytes_every_time_and_they_hold_every_value(flights: Flights) -> None:

@@ -6,11 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from demo.flights import Flights, read_flights
 from demo.model import (
     WATCHED_CATEGORIES,
     WATCHED_NUMBERS,
+    OneSidedFlights,
     TrainedModel,
     load_manifest,
     predictions_csv,
@@ -42,6 +44,54 @@ def trained(flights: Flights) -> TrainedModel:
 def test_training_again_gives_the_same_digest(flights: Flights, model: TrainedModel) -> None:
     """A version can be made again from data, code and seed."""
     assert trained(flights).digest == model.digest
+
+
+def test_the_digest_does_not_depend_on_the_number_of_threads() -> None:
+    """Threads add in another order; a machine with more of them must not make another version of the same model.
+
+    On all flights of the months: with fewer rows the library would use one thread anyway.
+    """
+    digests = set()
+    for threads in (1, 2):
+        with threadpool_limits(limits=threads):
+            digests.add(trained(read_flights()).digest)
+    assert len(digests) == 1
+
+
+def test_a_flight_has_the_same_score_alone_and_among_others(flights: Flights, model: TrainedModel) -> None:
+    """Bit by bit: what production scored hour by hour can be scored again as a month."""
+    march = flights.in_months([3])
+    march = march.where(march.departed)
+    by_hour = np.concatenate([model.scores(hour) for hour in march.hours()])
+    np.testing.assert_array_equal(by_hour, model.scores(march))
+
+
+def test_the_threshold_finds_the_share_of_late_flights_asked_for_and_is_the_highest_that_does(
+    flights: Flights, model: TrainedModel
+) -> None:
+    """On the flights it was chosen on; the next late flight above it would be missed."""
+    february = flights.in_months([2])
+    february = february.where(february.arrived)
+    late_scores = model.scores(february)[february.late]
+    assert np.mean(late_scores >= model.threshold) >= 0.75
+    assert np.mean(late_scores > model.threshold + 1e-8) < 0.75
+
+
+def test_months_without_late_flights_are_refused(flights: Flights) -> None:
+    """No months, and punctual flights only, name the side that is missing."""
+    january = flights.in_months([1])
+    punctual = january.where(january.arr_delay <= 0)
+    for training, tuning, field in ((january, january.in_months([2]), "/tuning"), (punctual, january, "/flights")):
+        with pytest.raises(OneSidedFlights) as refused:
+            train(name="late-arrival", version="1", flights=training, tuning=tuning, seed=7, recall_goal=0.75)
+        assert [error.field for error in refused.value.fields] == [field]
+
+
+def test_probabilities_are_calibrated_on_a_month_it_has_not_seen(flights: Flights, model: TrainedModel) -> None:
+    """The mean score is near the share of late flights; without an intercept, say, it would not be."""
+    march = flights.in_months([3])
+    march = march.where(march.arrived)
+    assert abs(model.scores(march).mean() - march.late.mean()) < 0.05
 
 
 def test_the_manifest_alone_scores_like_the_model(flights: Flights, model: TrainedModel) -> None:
