@@ -26,7 +26,7 @@ from shared.identity import TokenVerifier
 from shared.key_sources import JwksUrl
 from shared.local_issuer import LocalIssuer
 from shared.runtime import Runtime, Service, migrate_service, utc_now
-from shared.settings import Settings
+from shared.settings import Settings, make_open_folder
 
 SERVICES = ("requirements", "verification", "releases", "drift", "traceability")
 
@@ -52,6 +52,7 @@ class House:
 
 def local_issuer(settings: Settings) -> LocalIssuer:
     """The issuer of the embedded mode, in the data folder."""
+    make_open_folder(settings.data)
     return LocalIssuer.open(settings.data / "issuer", issuer=EMBEDDED_ISSUER, clock=utc_now)
 
 

@@ -68,6 +68,14 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     return settings
 
 
+def make_open_folder(folder: Path) -> None:
+    """Makes the folder, open to enter for the account of the database whatever the umask; one that exists is left as it is."""
+    for directory in [*reversed(folder.absolute().parents), folder.absolute()]:
+        if not directory.exists():
+            directory.mkdir()
+            directory.chmod(0o755)
+
+
 def _default_data() -> str:
     """As root a folder that an unprivileged PostgreSQL can reach; otherwise a folder in the checkout."""
     return "/var/lib/prooftrail" if os.geteuid() == 0 else str(Path(__file__).parent.parent / "data")
