@@ -13,6 +13,7 @@ from shared.settings import Settings
 from .change_control import ChangeControl
 from .desk import Desk
 from .escalations import Escalations
+from .gate_copies import GateCopies
 from .gate_keeper import GateKeeper
 from .listings import Listings
 from .model_versions import ModelVersions
@@ -48,7 +49,7 @@ class Releases:
             clock=clock,
             wait_s=settings.after_timeout_s,
         )
-        gate = GateKeeper(desk=desk)
+        gate = GateKeeper(desk=desk, copies=GateCopies(pool=foundation.pool))
         releases = ReleaseControl(desk=desk, gate=gate)
         changes = ChangeControl(desk=desk)
         waivers = Waivers(desk=desk)

@@ -17,7 +17,7 @@ from shared.event import digest_of
 VerificationStatus = Literal["recorded", "in review", "approved", "rejected"]
 
 
-class VerificationInput(msgspec.Struct, frozen=True, kw_only=True):
+class VerificationInput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One verification as its events tell it. `dataset` is `name@version digest`; `verdicts` has the outcome by criterion."""
 
     key: str
@@ -28,14 +28,14 @@ class VerificationInput(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: Mapping[str, str]
 
 
-class CriterionInput(msgspec.Struct, frozen=True, kw_only=True):
+class CriterionInput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A criterion of a requirement in force; `dataset` is `name@version`."""
 
     key: str
     dataset: str
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class Standing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`met` lists `criterion name@version digest`, shown by the verifications `used`. The others name one record each, or none."""
 
     met: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     post_hoc: str | None = None
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One requirement in force and what meets it: verifications, else a waiver, else nothing."""
 
     requirement: str

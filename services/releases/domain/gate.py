@@ -49,7 +49,7 @@ class ModelVersionInput(msgspec.Struct, frozen=True, kw_only=True):
     withdrawn: bool
 
 
-class RequirementInput(msgspec.Struct, frozen=True, kw_only=True):
+class RequirementInput(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A requirement in force, with the standing of its revision for the model digest."""
 
     key: str
