@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from shared.embedded_postgres import EmbeddedPostgres
 from tests.house import TestHouse, running_house
 
 # A machine under load is no finding, hence no deadline.
@@ -25,27 +27,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "settled"))
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """A PostgreSQL for the whole run: that of DATABASE_URL if it is set, otherwise an embedded one."""
     if url := os.environ.get("DATABASE_URL"):
         yield url
         return
-    from shared.embedded_postgres import EmbeddedPostgres
-
-    folder = reachable_folder(tmp_path_factory)
-    with EmbeddedPostgres.start(folder) as server:
-        yield server.dsn
-
-
-def reachable_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that an unprivileged PostgreSQL can reach, also when the tests run as root."""
-    if os.geteuid() != 0:
-        return tmp_path_factory.mktemp("postgres") / "server"
-    import tempfile
-
-    parent = Path(tempfile.mkdtemp(prefix="prooftrail-test-"))
-    parent.chmod(0o755)
-    return parent / "server"
+    # As root the server runs under another account, which must be able to enter the folder.
+    with tempfile.TemporaryDirectory(prefix="prooftrail-test-") as parent:
+        Path(parent).chmod(0o755)
+        with EmbeddedPostgres.start(Path(parent) / "server") as server:
+            yield server.dsn
 
 
 @pytest.fixture
