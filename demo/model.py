@@ -31,7 +31,7 @@ DECIMALS, SCALE = 9, 1e9
 """To how many decimals the parameters are kept: fewer than the last bits in which processors and thread counts differ."""
 
 NUMERIC = ("distance", "wind_speed", "visib", "precip")
-WATCHED_NUMBERS = ("dep_delay", "hour", "distance", "wind_speed", "visib", "precip", "score")
+WATCHED_NUMBERS = ("dep_delay", "hour", "distance", "wind_speed", "visib", "score")
 WATCHED_CATEGORIES = ("carrier", "origin")
 
 

@@ -25,7 +25,8 @@ from demo.model import (
 from shared.event import digest_of
 
 MODEL = "late-arrival"
-DAY_SECONDS = 86_400
+WEEK_SECONDS = 7 * 86_400
+"""A window has every weekday in it, so that the timetable of a week is no drift."""
 PROGRESS_HOURS = 24 * 7
 
 
@@ -322,10 +323,10 @@ class Story:
                 *({"name": name, "kind": "numeric"} for name in WATCHED_NUMBERS),
                 *({"name": name, "kind": "categorical"} for name in WATCHED_CATEGORIES),
             ],
-            window_s=DAY_SECONDS,
-            slide_s=DAY_SECONDS,
+            window_s=WEEK_SECONDS,
+            slide_s=WEEK_SECONDS,
             lateness_s=0,
-            tolerance=0.05,
+            tolerance=0.1,
             false_alarms_per_week=0.25,
             owner=author.subject,
             days_to_triage=5,
@@ -341,7 +342,7 @@ class Story:
         )
         await self.people["approver"].sign("drift", f"monitoring-plan:{self.system}/{key}")
         self.say(
-            f"{key} watches {len(WATCHED_NUMBERS) + len(WATCHED_CATEGORIES)} features a day against the training data."
+            f"{key} watches {len(WATCHED_NUMBERS) + len(WATCHED_CATEGORIES)} features a week against the training data."
         )
 
     async def _release(self, key: str, model: TrainedModel) -> bool:
@@ -400,7 +401,7 @@ class Story:
         await reviewer.post(
             f"{self.at}/drift-signals/{key}:escalate",
             to="change request",
-            reason="Spring is not winter: the model has not seen such days. Retrain.",
+            reason="Production is no longer like the training data. Retrain with what was seen since.",
         )
         change = f"CR-{key}"
         await self.people["author"].post(
