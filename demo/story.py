@@ -25,14 +25,16 @@ from demo.model import (
 from shared.event import digest_of
 
 MODEL = "late-arrival"
-WEEK_SECONDS = 7 * 86_400
-"""A window has every weekday in it, so that the timetable of a week is no drift."""
+DAY_SECONDS = 86_400
 PROGRESS_HOURS = 24 * 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What can be changed, and changes the story with it. Months are those of 2013; `share` is that of the flights used."""
+    """What can be changed, and changes the story with it. Months are those of 2013; `share` is that of the flights used.
+
+    A window of whole weeks has every weekday in it, so that a signal is a season and not one storm; `tolerance` is a PSI.
+    """
 
     seed: int = 7
     training_months: tuple[int, ...] = (1,)
@@ -42,6 +44,8 @@ class DemoSettings:
     share: float = 1.0
     recall_goal: float = 0.75
     least_slice_rows: int = 1000
+    window_days: int = 7
+    tolerance: float = 0.1
 
 
 @dataclass(kw_only=True)
@@ -323,10 +327,10 @@ class Story:
                 *({"name": name, "kind": "numeric"} for name in WATCHED_NUMBERS),
                 *({"name": name, "kind": "categorical"} for name in WATCHED_CATEGORIES),
             ],
-            window_s=WEEK_SECONDS,
-            slide_s=WEEK_SECONDS,
+            window_s=self.settings.window_days * DAY_SECONDS,
+            slide_s=self.settings.window_days * DAY_SECONDS,
             lateness_s=0,
-            tolerance=0.1,
+            tolerance=self.settings.tolerance,
             false_alarms_per_week=0.25,
             owner=author.subject,
             days_to_triage=5,
@@ -342,7 +346,7 @@ class Story:
         )
         await self.people["approver"].sign("drift", f"monitoring-plan:{self.system}/{key}")
         self.say(
-            f"{key} watches {len(WATCHED_NUMBERS) + len(WATCHED_CATEGORIES)} features a week against the training data."
+            f"{key} watches {len(WATCHED_NUMBERS) + len(WATCHED_CATEGORIES)} features in windows of {self.settings.window_days} days against the training data."
         )
 
     async def _release(self, key: str, model: TrainedModel) -> bool:

@@ -15,7 +15,7 @@ from demo.story import DemoSettings, Story
 from shared.event import digest_of, leaf_hash_of
 from tests.house import TestHouse
 
-SAMPLE = DemoSettings(share=0.15, least_slice_rows=150)
+SAMPLE = DemoSettings(share=0.15, least_slice_rows=150, window_days=1, tolerance=0.05)
 
 
 @pytest.fixture
