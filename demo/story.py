@@ -345,9 +345,8 @@ class Story:
             reason="The data the model was trained on.",
         )
         await self.people["approver"].sign("drift", f"monitoring-plan:{self.system}/{key}")
-        self.say(
-            f"{key} watches {len(WATCHED_NUMBERS) + len(WATCHED_CATEGORIES)} features in windows of {self.settings.window_days} days against the training data."
-        )
+        watched = len(WATCHED_NUMBERS) + len(WATCHED_CATEGORIES)
+        self.say(f"{key} watches {watched} features in windows of {self.settings.window_days} days.")
 
     async def _release(self, key: str, model: TrainedModel) -> bool:
         """Sign-offs by two people, the gate, deployment. False if the gate denies."""
