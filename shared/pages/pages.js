@@ -32,6 +32,7 @@ async function item(service, signable) {
     `${signable.system} · ${service} · your signature will mean: ${signable.meaning}`;
   node.querySelector(".text").textContent = signable.text;
   node.querySelector(".differs").hidden = signable.difference.length === 0;
+  node.querySelector(".whole").open = signable.difference.length === 0;
   node.querySelector(".difference").replaceChildren(...coloured(signable.difference));
   node.querySelector(".digest").textContent =
     `SHA-256 ${signable.digest} ${same ? "(your browser computed the same)" : "(YOUR BROWSER COMPUTED ANOTHER: do not sign)"}`;
