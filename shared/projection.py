@@ -8,8 +8,9 @@ the same state. A rebuild fills `<service>_projection_new` beside the old tables
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
 import asyncpg
@@ -42,6 +43,12 @@ class NotThereYet(Unavailable):
     """The read copy has not reached the position that `after` asks for."""
 
 
+POISON = (
+    ProoftrailError, ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    asyncpg.DataError, asyncpg.IntegrityConstraintViolationError,
+)  # fmt: skip
+"""What an event makes a reader raise. Anything else comes from the surroundings and may pass, so the event is tried again."""
+
 _POSITIONS_SQL = """
 CREATE TABLE position (source text PRIMARY KEY, position bigint NOT NULL);
 CREATE TABLE version (digest text NOT NULL);
@@ -66,16 +73,22 @@ class ProjectionRunner:
     async def catch_up(self) -> None:
         """Applies everything that can be read now, for when no follower runs."""
         for source in self._projection.sources:
-            while await self._advance(source, self._schema):
+            while await self._advance(source):
                 pass
 
     async def prepare(self, progress: Progress | None = None) -> bool:
         """Creates the tables, or rebuilds them if this version of the code has other ones; True if it rebuilt."""
-        exists = await self._pool.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{self._schema}.version")
-        if exists and await self._pool.fetchval(f"SELECT digest FROM {self._schema}.version") == self._digest:
+        if await self._is_current():
             return False
-        await self.rebuild(progress)
+        async with self._rebuilding() as connection:
+            if await self._is_current():
+                return False
+            await self._rebuild(connection, progress)
         return True
+
+    async def _is_current(self) -> bool:
+        exists = await self._pool.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{self._schema}.version")
+        return bool(exists) and await self._pool.fetchval(f"SELECT digest FROM {self._schema}.version") == self._digest
 
     @property
     def _digest(self) -> str:
@@ -90,7 +103,7 @@ class ProjectionRunner:
     async def _follow(self, source: str) -> None:
         while True:
             try:
-                if await self._advance(source, self._schema) == 0:
+                if await self._advance(source) == 0:
                     position = (await self.positions()).get(source, 0)
                     await self._feed.changed(service=source, after=position)
                 else:
@@ -100,56 +113,53 @@ class ProjectionRunner:
                 _log.warning("%s cannot follow %s now: %s", self._schema, source, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _advance(self, source: str, schema: str) -> int:
+    async def _advance(self, source: str) -> int:
         """Applies the next batch of the source; returns how many events that were."""
         async with self._pool.acquire() as connection:
-            try:
-                return await self._apply_batch(connection, source, schema, BATCH_EVENTS_MAX)
-            except (
-                ProoftrailError,
-                ValueError,
-                KeyError,
-                TypeError,
-                asyncpg.DataError,
-                asyncpg.IntegrityConstraintViolationError,
-            ):
-                _log.exception("a batch of %s failed in %s; going on event by event", source, schema)
-            return await self._apply_one_or_bury(connection, source, schema)
+            return await self._advance_in(self._schema, connection, source)
 
-    async def _apply_batch(self, connection: asyncpg.Connection, source: str, schema: str, limit: int) -> int:
+    async def _advance_in(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
+        try:
+            return await self._apply_batch(schema, connection, source)
+        except POISON:
+            _log.exception("a batch of %s failed in %s; going on event by event", source, schema)
+        return await self._apply_or_bury_each(schema, connection, source)
+
+    async def _apply_batch(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
         async with connection.transaction():
-            await connection.execute(f"SET LOCAL search_path = {schema}, {self._projection.service}")
-            position = await connection.fetchval("SELECT position FROM position WHERE source = $1 FOR UPDATE", source)
-            events = await self._feed.read(service=source, after=position, limit=limit)
+            events = await self._next_events(schema, connection, source)
             for event in events:
                 await self._projection.apply(connection, event)
-            if events:
-                await connection.execute(
-                    "UPDATE position SET position = $2 WHERE source = $1", source, events[-1].position
-                )
+            await self._store_position(connection, source, events)
         return len(events)
 
-    async def _apply_one_or_bury(self, connection: asyncpg.Connection, source: str, schema: str) -> int:
-        """One event alone; if it is poison it goes to the dead letters and the projection goes on without it."""
-        try:
-            return await self._apply_batch(connection, source, schema, 1)
-        except (
-            ProoftrailError,
-            ValueError,
-            KeyError,
-            TypeError,
-            asyncpg.DataError,
-            asyncpg.IntegrityConstraintViolationError,
-        ) as error:
-            async with connection.transaction():
-                position = await connection.fetchval(
-                    f"UPDATE {schema}.position SET position = position + 1 WHERE source = $1 RETURNING position", source
-                )
-                await bury(
-                    connection, service=self._projection.service, source=source, position=position,
-                    reader="projection", error=error,
-                )  # fmt: skip
-            return 1
+    async def _apply_or_bury_each(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
+        """The same batch, where poison goes to the dead letters and the projection goes on without it."""
+        async with connection.transaction():
+            events = await self._next_events(schema, connection, source)
+            for event in events:
+                try:
+                    async with connection.transaction():
+                        await self._projection.apply(connection, event)
+                except POISON as error:
+                    await bury(
+                        connection, service=self._projection.service, source=source, position=event.position,
+                        reader="projection", error=error,
+                    )  # fmt: skip
+            await self._store_position(connection, source, events)
+        return len(events)
+
+    async def _next_events(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
+        """The events after the position, which stays locked until the transaction ends: nobody else applies them."""
+        await connection.execute(f"SET LOCAL search_path = {schema}, {self._projection.service}")
+        position = await connection.fetchval("SELECT position FROM position WHERE source = $1 FOR UPDATE", source)
+        return await self._feed.read(service=source, after=position, limit=BATCH_EVENTS_MAX)
+
+    async def _store_position(
+        self, connection: asyncpg.Connection, source: str, events: Sequence[RecordedEvent]
+    ) -> None:
+        if events:
+            await connection.execute("UPDATE position SET position = $2 WHERE source = $1", source, events[-1].position)
 
     async def positions(self) -> dict[str, int]:
         """How far the projection has read each source."""
@@ -183,39 +193,69 @@ class ProjectionRunner:
 
     async def rebuild(self, progress: Progress | None = None) -> None:
         """Throws the tables away: builds new ones beside them from position 0 and switches in one transaction."""
-        building = f"{self._schema}_new"
-        async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(f"DROP SCHEMA IF EXISTS {building} CASCADE; CREATE SCHEMA {building}")
-            await connection.execute(f"SET LOCAL search_path = {building}")
+        async with self._rebuilding() as connection:
+            await self._rebuild(connection, progress)
+
+    @contextlib.asynccontextmanager
+    async def _rebuilding(self) -> AsyncIterator[asyncpg.Connection]:
+        """One rebuild at a time, whichever process does it."""
+        async with self._pool.acquire() as connection:
+            await connection.execute("SELECT pg_advisory_lock(hashtext($1))", f"{self._schema}.rebuild")
+            try:
+                yield connection
+            finally:
+                await connection.execute("SELECT pg_advisory_unlock(hashtext($1))", f"{self._schema}.rebuild")
+
+    async def _rebuild(self, connection: asyncpg.Connection, progress: Progress | None) -> None:
+        building, retired = f"{self._schema}_new", f"{self._schema}_old"
+        await self._create(building, connection)
+        await self._replay(building, connection, progress)
+        async with connection.transaction():
+            await connection.execute(f"DROP SCHEMA IF EXISTS {retired} CASCADE")
+            if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{self._schema}.position"):
+                # Followers now stand still, so that nobody who has read the old tables finds less in the new ones.
+                await connection.execute(f"LOCK TABLE {self._schema}.position IN ACCESS EXCLUSIVE MODE")
+                await self._replay(building, connection, None)
+                await connection.execute(f"ALTER SCHEMA {self._schema} RENAME TO {retired}")
+            await connection.execute(f"ALTER SCHEMA {building} RENAME TO {self._schema}")
+        await connection.execute(f"DROP SCHEMA IF EXISTS {retired} CASCADE")
+
+    async def _create(self, schema: str, connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            await connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}")
+            await connection.execute(f"SET LOCAL search_path = {schema}")
             await connection.execute(_POSITIONS_SQL + self._projection.tables_sql)
             await connection.execute("INSERT INTO version VALUES ($1)", self._digest)
             await connection.executemany(
                 "INSERT INTO position VALUES ($1, 0)", [(source,) for source in self._projection.sources]
             )
-        for source in self._projection.sources:
-            await self._replay(source, building, progress)
-        async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
-            await connection.execute(f"ALTER SCHEMA {building} RENAME TO {self._schema}")
 
-    async def _replay(self, source: str, schema: str, progress: Progress | None) -> None:
-        total, done = await self._feed.head(service=source), 0
-        while done < total:
-            done += await self._advance(source, schema)
-            if progress is not None:
-                progress(source, done, total)
+    async def _replay(self, schema: str, connection: asyncpg.Connection, progress: Progress | None) -> None:
+        """Applies what every source has by now."""
+        for source in self._projection.sources:
+            head = await self._feed.head(service=source)
+            done = await connection.fetchval(f"SELECT position FROM {schema}.position WHERE source = $1", source)
+            while done < head:
+                done += await self._advance_in(schema, connection, source)
+                if progress is not None:
+                    progress(source, done, head)
 
     async def state_digest(self) -> str:
         """Hex SHA-256 over all rows of all tables, in an order of their own: equal state, equal digest."""
-        tables = await self._pool.fetch(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = $1 ORDER BY table_name", self._schema
-        )
         parts = []
-        for (table,) in tables:
-            rows = await self._pool.fetchval(
-                f"SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\"), '') FROM {self._schema}.{table} t"
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            tables = await connection.fetch(
+                "SELECT table_name FROM information_schema.tables WHERE table_schema = $1 ORDER BY table_name",
+                self._schema,
             )
-            parts.append(f"{table}\n{rows}")
+            for (table,) in tables:
+                rows = await connection.fetchval(
+                    f"SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\"), '') FROM {self._schema}.{table} t"
+                )
+                parts.append(f"{table}\n{rows}")
         return digest_of("\n\n".join(parts).encode())
 
 

@@ -14,14 +14,16 @@ from datetime import datetime
 
 import asyncpg
 
-from shared.command import CommandContext
-from shared.errors import ProoftrailError, Unavailable
+from shared.command import CommandContext, TooMuchContention
+from shared.errors import Unavailable
 from shared.event import Actor, RecordedEvent
 from shared.event_store import IdempotencyKey
 from shared.feed import Feed
-from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, NotThereYet, ProjectionRunner, bury
+from shared.projection import BATCH_EVENTS_MAX, POISON, RETRY_SECONDS, NotThereYet, ProjectionRunner, bury
 
 PROJECTION_WAIT_SECONDS = 30.0
+PASSING = (Unavailable, TooMuchContention)
+"""Refusals that may not stand the next time."""
 LOOK_AGAIN_SECONDS = 0.01
 
 _log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class Reactions:
             try:
                 if await self.advance(source) == 0:
                     await self.feed.changed(service=source, after=await self.position(source))
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, *PASSING) as error:
                 _log.warning("%s cannot react to %s now: %s", self.service, source, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -90,9 +92,9 @@ class Reactions:
         await self.projection.wait({event.service: event.position}, timeout_s=PROJECTION_WAIT_SECONDS)
         try:
             await self.handlers[event.name](event, self._context(event))
-        except Unavailable:
+        except PASSING:
             raise
-        except (ProoftrailError, ValueError, KeyError, TypeError) as error:
+        except POISON as error:
             async with self.pool.acquire() as connection:
                 await bury(
                     connection, service=self.service, source=event.service, position=event.position,
