@@ -72,6 +72,15 @@ def system_registered(owner: str) -> Seed:
     return Seed(f"ai-system:{SYSTEM}", "requirements.ai-system-registered", data)
 
 
+def dataset_registered() -> Seed:
+    """The test dataset that all criteria are measured on."""
+    data = {
+        "name": "flights", "version": "march", "digest": "a" * 64, "rows": 1000, "columns": ["label"], "purpose": "test",
+        "provenance": "p", "licence": "l", "sequestered": True, "personal_data": False,
+    }  # fmt: skip
+    return Seed(f"dataset:{SYSTEM}/flights@march", "requirements.dataset-registered", data)
+
+
 def requirements_approved(count: int) -> Iterator[Seed]:
     """Requirements in force, each with one criterion."""
     signature = _signature()
