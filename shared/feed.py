@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 import asyncpg
@@ -22,7 +22,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Pulse:
-    """How a service is doing: when it was last alive, its last position, and up to where it has reacted to each source."""
+    """How a service is doing: its last position, and up to where it has reacted to each source.
+
+    `at` is when it was last alive, in the year 1 if it never was.
+    """
 
     at: datetime
     head: int
@@ -95,8 +98,9 @@ class StoreFeed:
             "SELECT p.at, h.position AS head, r.source, r.position"
             f" FROM {service}.pulse p CROSS JOIN {service}.head h LEFT JOIN {service}.reaction_position r ON true"
         )
+        at: datetime = rows[0]["at"]
         return Pulse(
-            at=rows[0]["at"],
+            at=at if at.tzinfo else at.replace(tzinfo=UTC),  # the driver reads -infinity without a zone
             head=rows[0]["head"],
             reacted={row["source"]: row["position"] for row in rows if row["source"] is not None},
         )
