@@ -126,19 +126,34 @@ def signable_of(
 
 
 def readable_text(value: Any, indent: int = 0) -> str:
-    """JSON values as indented lines that a person can read; the order of the canonical bytes is kept."""
+    """JSON values as indented lines that a person can read; the order of the canonical bytes is kept.
+
+    Every line of a text of several lines is marked, so that no text can pass for a field that is not there.
+    """
     pad = "  " * indent
     if isinstance(value, dict):
-        return "\n".join(_entry(f"{pad}{name.replace('_', ' ')}", child, indent) for name, child in value.items())
+        return "\n".join(_entry(pad + _label(name), child, indent) for name, child in value.items())
     if isinstance(value, list):
         return "\n".join(_entry(f"{pad}{number}", child, indent) for number, child in enumerate(value, start=1))
+    if isinstance(value, str) and len(_lines(value)) > 1:
+        return "\n".join(f"{pad}| {line}" for line in _lines(value))
     return f"{pad}{_scalar(value)}"
 
 
 def _entry(label: str, child: Any, indent: int) -> str:
-    if isinstance(child, dict | list) and child:
+    if (isinstance(child, dict | list) and child) or (isinstance(child, str) and len(_lines(child)) > 1):
         return f"{label}:\n{readable_text(child, indent + 1)}"
     return f"{label}: {_scalar(child)}"
+
+
+def _label(name: str) -> str:
+    return " ".join(_lines(name.replace("_", " ")))
+
+
+def _lines(text: str) -> list[str]:
+    """As splitlines, but a line break at the end begins a last, empty line."""
+    *lines, last = f"{text}.".splitlines()
+    return [*lines, last[:-1]]
 
 
 def _scalar(value: Any) -> str:
