@@ -218,6 +218,13 @@ def test_a_source_ahead_of_our_copy_denies(service: str) -> None:
     assert missing(changed(sources=ahead)) == [("source-behind", "evaluate_gate")]
 
 
+@pytest.mark.parametrize("service", ["releases", *gate.SOURCES])
+def test_an_event_that_could_not_be_read_denies(service: str) -> None:
+    """It may have been a requirement, or a suspicion."""
+    unread = tuple(msgspec.structs.replace(one, unread=7) if one.service == service else one for one in ALLOWED.sources)
+    assert missing(changed(sources=unread)) == [("source-unreadable", "evaluate_gate")]
+
+
 def test_verification_must_be_past_the_requirements_that_the_gate_has_seen() -> None:
     """Otherwise a suspicion could be on its way."""
     late = (*ALLOWED.sources[:3], source("verification", reacted=9))

@@ -155,6 +155,19 @@ async def test_the_gate_denies_while_a_source_is_silent(release_house: TestHouse
     assert codes(await gate(team)) == ["source-silent"]
 
 
+async def test_the_gate_denies_when_an_event_could_not_be_read(release_house: TestHouse) -> None:
+    """It goes to the dead letters, and what it said is unknown here."""
+    team = await staffed(release_house)
+    await prepared(team)
+    await open_candidate(team)
+    await signed_off(team)
+    stream = f"verification:{SYSTEM}/V-9"
+    position = await foreign(team.house, "verification", "verification-recorded", stream, key="V-9")
+    answer = await gate(team)
+    assert codes(answer) == ["source-unreadable"]
+    assert f"verification:{position}" in answer["missing"][0]["explanation"]
+
+
 async def second_version(team: Any, **change: Any) -> str:
     """Version 2, retrained, verified and monitored, with its change request implemented; gives its digest."""
     await team.ada.post(
@@ -300,3 +313,22 @@ async def test_rebuilding_the_copies_gives_the_same_state(release_house: TestHou
     await service.foundation.projection.rebuild()
     assert await service.foundation.projection.state_digest() == before
     assert await service.foundation.pool.fetchval("SELECT count(*) FROM dead_letter") == 0
+
+
+async def test_a_repeated_request_finds_its_answer_whatever_happened_since(release_house: TestHouse) -> None:
+    """Also when what it rested on no longer stands."""
+    team = await staffed(release_house)
+    digest = await prepared(team)
+    again = {"Idempotency-Key": "one"}
+    body: dict[str, Any] = {"key": "R-1", "model": "delay", "version": "1", "environment": "production"}
+    opened = await team.ada.post(f"{ROOT}/releases", headers=again, **body)
+    await signed_off(team)
+    await team.rob.post(f"{ROOT}/releases/R-1:approve")
+    running: dict[str, Any] = {"environment": "production", "observed_digest": digest}
+    deployed = await team.rob.post(f"{ROOT}/releases/R-1:deploy", headers=again, **running)
+    await team.rob.post(f"{ROOT}/releases/R-1:suspend")
+    await team.ben.post(f"{ROOT}/model-versions/delay/1:withdraw")
+    assert await team.ada.post(f"{ROOT}/releases", headers=again, **body) == opened
+    assert await team.rob.post(f"{ROOT}/releases/R-1:deploy", headers=again, **running) == deployed
+    reused = await team.rob.refused(f"{ROOT}/releases/R-1:suspend", headers=again)
+    assert reused["reason"] == "idempotency-key-reused"

@@ -140,6 +140,8 @@ class ChangeControl:
     ) -> Receipt:
         """A person assesses the change; If-Match is needed to replace an assessment."""
         await self.desk.access.require_signer(system=system, actor=context.actor, roles=ASSESSORS)
+        if (answered := await self.desk.answered(context)) is not None:
+            return answered
         found = await self.desk.load(change_plan_stream(system, plan), change_plan.evolve) if plan else None
 
         def decide(request: ChangeRequest | None) -> Sequence[Fact]:
@@ -200,6 +202,8 @@ class ChangeControl:
     ) -> Receipt:
         """An author names the registered model version that has the change; the plan's criteria are looked up here."""
         await self.desk.access.require(system=system, actor=context.actor, roles=AUTHORS)
+        if (answered := await self.desk.answered(context)) is not None:
+            return answered
         registered = model_version.standing(
             await self.desk.load(model_version_stream(system, model, candidate), model_version.evolve)
         )
@@ -225,6 +229,8 @@ class ChangeControl:
     ) -> Receipt:
         """Somebody names the approved verifications of the candidate that show that the change did what it should."""
         await self.desk.access.require(system=system, actor=context.actor, roles=ASSESSORS)
+        if (answered := await self.desk.answered(context)) is not None:
+            return answered
         request = change_request.existing(
             await self.desk.load(change_request_stream(system, key), change_request.evolve)
         )

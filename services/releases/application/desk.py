@@ -10,9 +10,9 @@ from typing import TypeVar
 import asyncpg
 
 from shared.access import Access, Role
-from shared.command import load_state
+from shared.command import CommandContext, load_state
 from shared.event import Fact, stream_of
-from shared.event_store import EventStore
+from shared.event_store import EventStore, Receipt
 from shared.feed import Feed
 from shared.projection import ProjectionRunner
 
@@ -39,6 +39,10 @@ class Desk:
         """The state of the stream, None when it does not exist."""
         state, _ = await load_state(self.store, stream, evolve)
         return state
+
+    async def answered(self, context: CommandContext) -> Receipt | None:
+        """The stored answer of a request that was carried out before: asked first, since what it rests on may have moved."""
+        return await self.store.answer(context.idempotency) if context.idempotency is not None else None
 
     async def read_all_of(self, service: str) -> None:
         """Waits until the copy has what the service had recorded when this was called: for a fact that may be on its way."""

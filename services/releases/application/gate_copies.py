@@ -29,6 +29,7 @@ class Copies(msgspec.Struct, frozen=True, kw_only=True):
 
     own_head: int
     positions: dict[str, int]
+    unread: dict[str, int]
     environment: str
     model_digest: str
     release: gate.ReleaseInput | None
@@ -60,6 +61,8 @@ version AS (SELECT model, version, withdrawn FROM model_version WHERE system = $
 SELECT json_build_object(
     'own_head', (SELECT position FROM head),
     'positions', (SELECT json_object_agg(source, position) FROM position),
+    'unread', (SELECT coalesce(json_object_agg(source, first), '{{}}') FROM (
+        SELECT source, min(position) AS first FROM dead_letter WHERE reader = 'projection' GROUP BY source) letters),
     'environment', $3::text,
     'model_digest', $2::text,
     'release', (SELECT json_build_object(

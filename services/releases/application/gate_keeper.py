@@ -108,14 +108,18 @@ class GateKeeper:
 
 def _inputs(system: str, copies: Copies, at: datetime, pulses: dict[str, Pulse]) -> GateInputs:
     own = gate.SourceInput(
-        service="releases", head=copies.own_head, position=copies.positions["releases"], alive_at=None
+        service="releases",
+        head=copies.own_head,
+        position=copies.positions["releases"],
+        alive_at=None,
+        unread=copies.unread.get("releases"),
     )
     return GateInputs(
         system=system,
         environment=copies.environment,
         model_digest=copies.model_digest,
         at=at,
-        sources=(own, *(_source(name, pulse, copies.positions) for name, pulse in sorted(pulses.items()))),
+        sources=(own, *(_source(name, pulse, copies) for name, pulse in sorted(pulses.items()))),
         model_versions=copies.model_versions,
         requirements=copies.requirements,
         datasets=copies.datasets,
@@ -128,9 +132,14 @@ def _inputs(system: str, copies: Copies, at: datetime, pulses: dict[str, Pulse])
     )
 
 
-def _source(service: str, pulse: Pulse, positions: dict[str, int]) -> gate.SourceInput:
+def _source(service: str, pulse: Pulse, copies: Copies) -> gate.SourceInput:
     """Only verification reacts to requirements before the gate may trust it."""
     reacted = pulse.reacted.get("requirements", 0) if service == "verification" else None
     return gate.SourceInput(
-        service=service, head=pulse.head, position=positions[service], alive_at=pulse.at, reacted=reacted
+        service=service,
+        head=pulse.head,
+        position=copies.positions[service],
+        alive_at=pulse.at,
+        reacted=reacted,
+        unread=copies.unread.get(service),
     )

@@ -48,6 +48,8 @@ class ModelVersions:
     ) -> Receipt:
         """An author names an artefact by its manifest; `digest`, if given, must be that of the manifest."""
         await self.desk.access.require(system=system, actor=context.actor, roles=AUTHORS)
+        if (answered := await self.desk.answered(context)) is not None:
+            return answered
         manifest = model_version.manifest_of(components=components, hosted=hosted)
         model_version.require_stated_digest(manifest=manifest, stated=digest)
         await self._require_training_dataset(system, training_dataset, training_dataset_version, hosted)

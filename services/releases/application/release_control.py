@@ -48,6 +48,8 @@ class ReleaseControl:
     ) -> Receipt:
         """An author proposes a registered model version; what changed and what was tested is computed here."""
         await self.desk.access.require(system=system, actor=context.actor, roles=AUTHORS)
+        if (answered := await self.desk.answered(context)) is not None:
+            return answered
         registered = await self._registered(system, model, version)
         await self._require_change_request(system, change_request)
         await self.desk.read_all_of("releases")
@@ -76,6 +78,8 @@ class ReleaseControl:
     ) -> Receipt:
         """The owner or a releaser tells what already runs; once per AI system and environment."""
         await self.desk.access.require(system=system, actor=context.actor, roles=(Role.OWNER, Role.RELEASER))
+        if (answered := await self.desk.answered(context)) is not None:
+            return answered
         registered = await self._registered(system, model, version)
         key = release_decisions.baseline_key(environment)
         adopted = ReleaseAdopted(

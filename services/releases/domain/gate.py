@@ -33,7 +33,8 @@ CHANGE_ALLOWED = ("approved", "implemented", "verified", "closed")
 class SourceInput(msgspec.Struct, frozen=True, kw_only=True):
     """One source: its last position there is, ours, and its last sign of life (None for this service itself).
 
-    `reacted` is the position of the requirements up to which verification has marked what became suspect.
+    `reacted` is the position of the requirements up to which verification has marked what became suspect; `unread` is the
+    first position of the source whose event could not be taken into the copy, None if there is none.
     """
 
     service: str
@@ -41,6 +42,7 @@ class SourceInput(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     alive_at: datetime | None
     reacted: int | None = None
+    unread: int | None = None
 
 
 class ModelVersionInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +236,9 @@ def _sources(weighing: Weighing) -> Iterator[Missing]:
             yield _doubt(
                 "source-silent", source.service, f"{source.service} has given no sign of life since {source.alive_at}."
             )
+        elif source.unread is not None:
+            why = f"{source.service}:{source.unread} could not be read here; it lies with the dead letters."
+            yield _doubt("source-unreadable", source.service, why)
         elif source.head > source.position:
             known = f"{source.service} is at position {source.head}, known here up to {source.position}."
             yield _doubt("source-behind", source.service, known)
