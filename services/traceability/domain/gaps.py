@@ -14,7 +14,7 @@ import msgspec
 from .matrix import counting, revision_in_force
 from .trace import Record, Trace
 
-IN_PRODUCTION = ("released", "suspended")
+IN_PRODUCTION = ("released",)
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +181,22 @@ def emergency_releases(trace: Trace, _at: datetime) -> Iterator[Gap]:
             )
 
 
+def open_nonconformities(trace: Trace, _at: datetime) -> Iterator[Gap]:
+    """A requirement that is known not to be fulfilled, and whose corrective action has not been shown to work."""
+    for nonconformity in trace.of_kind("nonconformity").values():
+        if nonconformity.status in ("raised", "planned"):
+            yield Gap(
+                code="nonconformity-open",
+                record=nonconformity.stream,
+                explanation=f"{nonconformity.key}: {nonconformity.fields.get('description', 'not described')}",
+                role="author" if nonconformity.status == "raised" else "approver",
+                next_verb=(
+                    "plan_corrective_action" if nonconformity.status == "raised" else "verify_corrective_action"
+                ),
+                since=_last(nonconformity),
+            )
+
+
 RULES: tuple[Callable[[Trace, datetime], Iterator[Gap]], ...] = (
     uncovered_requirements,
     unverified_criteria,
@@ -190,6 +206,7 @@ RULES: tuple[Callable[[Trace, datetime], Iterator[Gap]], ...] = (
     expired_waivers,
     overdue_signals,
     emergency_releases,
+    open_nonconformities,
 )
 
 

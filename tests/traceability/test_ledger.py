@@ -1,0 +1,116 @@
+"""The ledger: every event once, in order of arrival, whoever follows, and never past a hole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from services.traceability.ledger import Ledger
+from services.traceability.main import MIGRATIONS
+from shared.event import RecordedEvent, leaf_hash_of
+from shared.feed import Pulse
+from shared.projection import NotThereYet
+from shared.runtime import migrate_service
+from tests.house import fresh_database
+
+
+@dataclass
+class MemoryFeed:
+    """The feed port in memory; events can be held back to make a hole."""
+
+    events: dict[str, list[RecordedEvent]] = field(default_factory=dict)
+    held_back: set[tuple[str, int]] = field(default_factory=set)
+
+    def add(self, service: str, count: int) -> None:
+        """More events of the service."""
+        events = self.events.setdefault(service, [])
+        for position in range(len(events) + 1, len(events) + count + 1):
+            raw = f'{{"service":"{service}","position":{position}}}'.encode()
+            events.append(
+                RecordedEvent(
+                    service=service, position=position, stream=f"a:s/{position}", version=1, name=f"{service}.happened",
+                    system="s", recorded_at=datetime(2026, 1, 1, tzinfo=UTC), leaf_hash=leaf_hash_of(raw), raw=raw,
+                )
+            )  # fmt: skip
+
+    async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
+        found = [event for event in self.events.get(service, []) if event.position > after]
+        return [event for event in found if (service, event.position) not in self.held_back][:limit]
+
+    async def changed(self, *, service: str, after: int) -> None:
+        await asyncio.sleep(0.001)
+
+    async def head(self, *, service: str) -> int:
+        return len(self.events.get(service, []))
+
+    async def pulse(self, *, service: str) -> Pulse:
+        return Pulse(at=datetime.now(UTC), head=await self.head(service=service), reacted={})
+
+    async def listen(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def pool(server_url: str) -> AsyncIterator[asyncpg.Pool]:
+    """An empty ledger."""
+    async with fresh_database(server_url) as url:
+        await migrate_service(url, service="traceability", scripts=MIGRATIONS)
+        async with asyncpg.create_pool(url, min_size=1, max_size=6) as pool:
+            yield pool
+
+
+def ledger_on(pool: asyncpg.Pool, feed: MemoryFeed) -> Ledger:
+    """A follower of two services."""
+    return Ledger(pool=pool, feed=feed, sources=("requirements", "drift"), timeout_s=0.2)
+
+
+async def test_three_replicas_side_by_side_write_every_event_once(pool: asyncpg.Pool) -> None:
+    """Positions have no holes, and each service is in its own order."""
+    feed = MemoryFeed()
+    feed.add("requirements", 1200)
+    feed.add("drift", 700)
+    await asyncio.gather(*(ledger_on(pool, feed).catch_up() for _ in range(3)))
+    entries = await ledger_on(pool, feed).read(systems=None, after=0)
+    assert [entry.position for entry in entries] == list(range(1, 1901))
+    for service, count in (("requirements", 1200), ("drift", 700)):
+        assert [e.event.position for e in entries if e.event.service == service] == list(range(1, count + 1))
+    assert all(leaf_hash_of(entry.event.raw) == entry.event.leaf_hash for entry in entries)
+
+
+async def test_a_hole_stops_its_service_until_it_is_filled_and_no_other(pool: asyncpg.Pool) -> None:
+    """An event is never passed over, and one service does not hold up the rest."""
+    feed = MemoryFeed(held_back={("requirements", 3)})
+    feed.add("requirements", 5)
+    feed.add("drift", 4)
+    ledger = ledger_on(pool, feed)
+    await ledger.catch_up()
+    assert await ledger.positions() == {"requirements": 2, "drift": 4}
+    feed.held_back.clear()
+    await ledger.catch_up()
+    assert await ledger.positions() == {"requirements": 5, "drift": 4}
+
+
+async def test_waiting_for_what_does_not_come_ends_with_a_typed_error(pool: asyncpg.Pool) -> None:
+    """A bounded time, then the client is told to ask again."""
+    feed = MemoryFeed()
+    feed.add("requirements", 2)
+    ledger = ledger_on(pool, feed)
+    await ledger.catch_up()
+    await ledger.wait({"requirements": 2, "unheard-of": 9})
+    with pytest.raises(NotThereYet, match="requirements:3"):
+        await ledger.wait({"requirements": 3})
+
+
+async def test_the_ledger_refuses_change(pool: asyncpg.Pool) -> None:
+    """It is a record: nothing in it is updated, deleted or truncated."""
+    feed = MemoryFeed()
+    feed.add("drift", 1)
+    await ledger_on(pool, feed).catch_up()
+    for statement in ("UPDATE {0} SET name = 'x'", "DELETE FROM {0}", "TRUNCATE {0}"):
+        with pytest.raises(asyncpg.RaiseError, match="append-only"):
+            await pool.execute(statement.format("traceability.ledger"))
