@@ -86,8 +86,10 @@ class StoreFeed:
         if self._heads.get(service, 0) > after:
             return
         signal = self._signals.setdefault(service, asyncio.Event())
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the signal.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(signal.wait(), POLL_SECONDS)
+            async with asyncio.timeout(POLL_SECONDS):
+                await signal.wait()
 
     async def head(self, *, service: str) -> int:
         position: int = await self._pool.fetchval(f"SELECT position FROM {service}.head")

@@ -128,6 +128,23 @@ async def test_without_a_listener_it_polls(stores: Stores, monkeypatch: pytest.M
     assert seen == list(range(1, 11))
 
 
+async def test_a_cancellation_that_comes_with_a_signal_is_not_lost(stores: Stores) -> None:
+    """A follower that is cancelled while it is being woken ends; otherwise its service would never close."""
+
+    async def follow() -> None:
+        while True:
+            await stores.feed.changed(service=SOURCE, after=10**9)
+
+    task = asyncio.create_task(follow())
+    await asyncio.sleep(0.01)
+    stores.feed._wake(None, 0, "", f"{SOURCE}:1")
+    await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE_S / 10)
+    task.cancel()
+    assert done == {task}
+
+
 async def test_the_pulse_tells_head_and_reactions(stores: Stores) -> None:
     """A service that never lived has not been alive since ever; its head is where its store is."""
     await stores.counter.count(1, 2, 3)
