@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from services.releases.application.gate_keeper import GateKeeper
+from services.releases.application.listings import Listings
+from shared.event import Actor
 from tests.house import Client, TestHouse, problem_of
 from tests.releases.story import (
     ROOT,
@@ -19,7 +23,6 @@ from tests.releases.story import (
     requirement,
     signed_off,
     staffed,
-    statement,
     verification,
 )
 
@@ -80,9 +83,14 @@ async def test_a_waiver_past_its_date_is_void_without_an_event(release_house: Te
     team = await staffed(release_house)
     await unmet(team)
     await grant(team.ben, waiver(team))
-    await statement(release_house, "UPDATE releases_projection.waiver SET expires_at = '2020-01-01T00:00:00Z'")
-    assert codes(await gate(team))[0] == "waiver-expired"
-    assert [item["state"] for item in (await team.ada.get(f"{ROOT}/waivers"))["items"]] == ["expired"]
+    assert "waiver-expired" not in codes(await gate(team))
+    application = release_house.house.services["releases"].application
+    late = replace(application.gate.desk, clock=lambda: datetime.now(UTC) + timedelta(days=31))
+    decision = await GateKeeper(desk=late, copies=application.gate.copies).decide(system=SYSTEM, release="R-1")
+    assert "waiver-expired" in [item.code for item in decision.answer.missing]
+    actor = Actor(subject=team.ada.subject, kind="person", issuer="tests")
+    listed = await Listings(desk=late).waivers(actor=actor, system=SYSTEM, after="", limit=5)
+    assert [item["state"] for item in listed] == ["expired"]
 
 
 async def test_what_an_approver_signs_is_what_was_previewed(release_house: TestHouse) -> None:
