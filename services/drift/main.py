@@ -66,7 +66,7 @@ def _drift(runtime: Runtime, foundation: Foundation) -> Drift:
     triage = Triage(store=store, access=access, pool=pool)
     return Drift(
         plans=Plans(store=store, access=access, pool=pool, profiles=profiles, folds=folds),
-        ingestion=Ingestion(store=store, access=access, panes=panes, profiles=profiles, closer=closer, folds=folds),
+        ingestion=Ingestion(store=store, access=access, profiles=profiles, closer=closer, folds=folds),
         triage=triage,
         rounds=Rounds(
             triage=triage,

@@ -17,7 +17,7 @@ HOUR = 3600
 BEGIN = 1_364_774_400
 """2013-04-01T00:00:00Z."""
 
-PLAN = {
+PLAN: dict[str, Any] = {
     "key": "MP-1", "model": "delay", "version": "1", "model_digest": DIGEST,
     "features": [{"name": "x", "kind": "numeric"}, {"name": "y", "kind": "numeric"}, {"name": "carrier", "kind": "categorical"}],
     "window_s": HOUR, "slide_s": HOUR, "lateness_s": 0, "tolerance": 0.01, "false_alarms_per_week": 1.0, "days_to_triage": 2.0,

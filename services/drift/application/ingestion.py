@@ -17,7 +17,7 @@ from ..domain.histogram import Integers, PartialHistogram
 from ..domain.monitoring_plan import MonitoringPlan, NotWatchedThere
 from ..domain.production_rows import Rows, Value, parse_rows
 from ..domain.reference_profile import ReferenceProfile, count_rows
-from .pane_tables import CountedBatch, PaneTables, WatchKey
+from .pane_tables import CountedBatch, WatchKey
 from .profiles import Profiles
 from .streams import AUTHORS, plan_stream
 from .window_closer import WindowCloser
@@ -56,7 +56,6 @@ class Ingestion:
 
     store: EventStore
     access: Access
-    panes: PaneTables
     profiles: Profiles
     closer: WindowCloser
     folds: Folds[MonitoringPlan]
@@ -77,8 +76,9 @@ class Ingestion:
             values_max=BATCH_VALUES_MAX,
         )
         counted = _count(batch, rows, profile, plan.definition.slide_s)
-        taken = await self.panes.take(watch, counted, plan.definition.shape)
-        closed = await self.closer.close_due(context=context, watch=watch)
+        taken, closed = await self.closer.take_and_close(
+            context=context, watch=watch, batch=counted, shape=plan.definition.shape
+        )
         return Ingested(
             accepted=taken.accepted,
             late=taken.late,

@@ -21,6 +21,18 @@ from .window_closer import WindowCloser
 
 _log = logging.getLogger(__name__)
 
+FAILURES = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    ProoftrailError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
@@ -33,17 +45,22 @@ class Rounds:
     every_s: float
 
     async def run(self) -> None:
-        """Runs for ever; what fails is tried again in the next round."""
+        """Runs for ever; what fails is told, and tried again in the next round."""
         while True:
-            try:
-                await self.make_one()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ProoftrailError) as error:
-                _log.warning("a round of drift was cut short: %s", error)
+            await self.make_one()
             await asyncio.sleep(self.every_s)
 
     async def make_one(self) -> None:
-        """One round."""
+        """One round. What is wrong with one plan keeps no other one waiting."""
         context = CommandContext(actor=DRIFT, reason="a regular check", at=self.clock(), correlation=uuid4().hex)
-        await self.triage.escalate_overdue(at=context.at, correlation=context.correlation)
-        for watch in await self.panes.behind():
-            await self.closer.close_due(context=context, watch=watch)
+        try:
+            await self.triage.escalate_overdue(at=context.at, correlation=context.correlation)
+            behind = await self.panes.behind()
+        except FAILURES as error:
+            _log.warning("a round of drift was cut short: %s", error)
+            return
+        for watch in behind:
+            try:
+                await self.closer.close_due(context=context, watch=watch)
+            except FAILURES:
+                _log.exception("the windows of %s in %s are not closed", watch.plan, watch.environment)

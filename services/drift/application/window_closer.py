@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from uuid import NAMESPACE_URL, uuid5
 
@@ -20,9 +20,10 @@ from ..domain import drift_signal, monitoring_plan
 from ..domain.drift_signal import DriftSignal, DriftSignalRaised
 from ..domain.histogram import merge_histograms
 from ..domain.monitoring_plan import MonitoringPlan
+from ..domain.panes import WindowShape
 from ..domain.reference_profile import ReferenceProfile, split_counts
 from ..domain.window_closing import Closing, CountedWindow, close_window
-from .pane_tables import OpenPanes, PaneTables, WatchKey
+from .pane_tables import CountedBatch, OpenPanes, PaneTables, Taken, WatchKey
 from .profiles import Profiles
 from .streams import DRIFT, plan_stream, signal_stream
 
@@ -41,15 +42,31 @@ class Closed:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowCloser:
-    """Turns panes into events."""
+    """Turns panes into events. In one process the closers of a watch take turns, so that they need not race."""
 
     store: EventStore
     panes: PaneTables
     profiles: Profiles
     folds: Folds[MonitoringPlan]
+    turns: dict[WatchKey, asyncio.Lock] = field(default_factory=dict)
+
+    async def take_and_close(
+        self, *, context: CommandContext, watch: WatchKey, batch: CountedBatch, shape: WindowShape
+    ) -> tuple[Taken, Closed]:
+        """Counts a batch, then closes what became due by it: nobody else here tells of these windows."""
+        async with self._turn(watch):
+            taken = await self.panes.take(watch, batch, shape)
+            return taken, await self._close_all(context, watch)
 
     async def close_due(self, *, context: CommandContext, watch: WatchKey) -> Closed:
         """Closes everything that is due; `context` says when, and in which story."""
+        async with self._turn(watch):
+            return await self._close_all(context, watch)
+
+    def _turn(self, watch: WatchKey) -> asyncio.Lock:
+        return self.turns.setdefault(watch, asyncio.Lock())
+
+    async def _close_all(self, context: CommandContext, watch: WatchKey) -> Closed:
         windows, position = 0, None
         signals: tuple[str, ...] = ()
         for _ in range(ATTEMPTS_MAX):
@@ -122,7 +139,11 @@ class WindowCloser:
         due: Sequence[int],
     ) -> list[CountedWindow]:
         shape = plan.definition.shape
-        histograms = await self.panes.histograms(watch, {pane for start in due for pane in shape.panes(start)})
+        wanted = {pane for start in due for pane in shape.panes(start)}.intersection(opened.starts)
+        histograms = await self.panes.histograms(watch, wanted)
+        if set(histograms) != wanted:
+            # Panes are only forgotten once their windows are in events.
+            raise StaleVersion(f"Somebody has closed windows of {watch.plan} since they were looked at.")
         counted = []
         for start in due:
             window = merge_histograms(*(histograms[pane] for pane in shape.panes(start) if pane in histograms))
