@@ -208,6 +208,7 @@ class ProjectionRunner:
 
     async def _rebuild(self, connection: asyncpg.Connection, progress: Progress | None) -> None:
         building, retired = f"{self._schema}_new", f"{self._schema}_old"
+        began = await connection.fetchval("SELECT clock_timestamp()")
         await self._create(building, connection)
         await self._replay(building, connection, progress)
         async with connection.transaction():
@@ -218,6 +219,11 @@ class ProjectionRunner:
                 await self._replay(building, connection, None)
                 await connection.execute(f"ALTER SCHEMA {self._schema} RENAME TO {retired}")
             await connection.execute(f"ALTER SCHEMA {building} RENAME TO {self._schema}")
+            # What could be read this time is no dead letter any more; what could not was buried again just now.
+            await connection.execute(
+                f"DELETE FROM {self._projection.service}.dead_letter WHERE reader = 'projection' AND recorded_at < $1",
+                began,
+            )
         await connection.execute(f"DROP SCHEMA IF EXISTS {retired} CASCADE")
 
     async def _create(self, schema: str, connection: asyncpg.Connection) -> None:
@@ -266,7 +272,7 @@ async def bury(
     _log.error("%s:%d goes to the dead letters of %s (%s): %s", source, position, service, reader, error)
     await connection.execute(
         f"INSERT INTO {service}.dead_letter (source, position, reader, error) VALUES ($1, $2, $3, $4)"
-        " ON CONFLICT (source, position, reader) DO UPDATE SET error = EXCLUDED.error",
+        " ON CONFLICT (source, position, reader) DO UPDATE SET error = EXCLUDED.error, recorded_at = clock_timestamp()",
         source,
         position,
         reader,

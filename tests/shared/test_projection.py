@@ -10,6 +10,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from shared.event import RecordedEvent
 from shared.projection import NotThereYet, ProjectionRunner
 from tests.shared.conftest import Stores
 from tests.shared.counting import POISONS, READER, SOURCES, Counted, Ignored, Poisoned, Tally
@@ -139,6 +140,24 @@ async def test_a_rebuild_gives_the_same_state(stores: Stores) -> None:
         await runner.rebuild(lambda source, done, total: told.append((source, done, total)))
         assert (await runner.state_digest(), await stores.dead_letters()) == (before, letters)
     assert told == [(source, done, 702) for source in SOURCES for done in (500, 702)]
+
+
+async def test_a_rebuild_takes_up_what_it_can_read_now(stores: Stores) -> None:
+    """A reader that was mended leaves no dead letter behind, so that nobody denies because of one."""
+
+    class Mended(Tally):
+        async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+            if event.name != Poisoned.TOPIC:
+                await super().apply(connection, event)
+
+    await stores.counter.tell(Poisoned(how="value"), Counted(number=1))
+    async with runner_of(stores) as runner:
+        await runner.catch_up()
+    assert len(await stores.dead_letters()) == 1
+    async with runner_of(stores, Mended()) as runner:
+        await runner.rebuild()
+    assert await stores.dead_letters() == []
+    assert await totals(stores) == {("requirements", "a"): 1}
 
 
 async def test_the_digest_tells_states_apart(stores: Stores) -> None:
