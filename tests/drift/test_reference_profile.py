@@ -125,3 +125,22 @@ def test_a_category_with_too_many_levels_is_no_reference() -> None:
     levels = [f"N{number}" for number in range(LEVELS_MAX + 1)]
     with pytest.raises(UnusableReference):
         profile_reference(model_digest="d" * 64, kinds={"tail": "categorical"}, columns={"tail": levels}, chunks=None)
+
+
+def test_a_few_odd_chunks_of_each_day_are_seen_in_the_tail() -> None:
+    """One chunk in twenty has another mix of carriers: the mean of X2 hardly moves, its tail does."""
+    generator = np.random.default_rng(13)
+    chunks = np.repeat(np.arange(400), 60)
+    values = columns(generator, len(chunks))
+    odd = chunks % 20 == 0
+    levels = np.array(values["carrier"])
+    levels[odd] = LEVELS[generator.choice(3, int(odd.sum()), p=[0.3, 0.5, 0.2])]
+    feature = profile_of({**values, "carrier": levels.tolist()}, chunks).features[1]
+    assert feature.overdispersion["values"] > 2
+
+
+def test_small_chunks_wait_for_the_next_as_small_windows_do() -> None:
+    """Four rows a chunk: they are judged in the portions in which the detector will judge windows."""
+    generator = np.random.default_rng(13)
+    feature = profile_of(columns(generator, 4000), np.repeat(np.arange(1000), 4)).features[0]
+    assert 1 <= feature.overdispersion["values"] < 1.5

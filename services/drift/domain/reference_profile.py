@@ -12,12 +12,13 @@ from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
+from scipy import special
 
 from shared.errors import FieldError, Invalid
 from shared.event import canonical_bytes, digest_of
 
 from .histogram import Floats, Integers, category_cells, count_cells, numeric_cells
-from .tolerance import EXPECTED_ROWS_MIN, merge_cells, sum_groups
+from .tolerance import merge_cells, sum_groups
 
 FeatureKind: TypeAlias = Literal["numeric", "categorical"]
 Channel: TypeAlias = Literal["values", "missing", "below", "above", "unseen"]
@@ -25,7 +26,8 @@ Channel: TypeAlias = Literal["values", "missing", "below", "above", "unseen"]
 BINS = 10
 TAIL = 0.001
 LEVELS_MAX = 500
-CHUNK_ROWS_MIN = 10
+TAIL_LEVEL = 0.99
+VARIANCE_MIN = 0.5
 
 CHANNELS: Mapping[FeatureKind, tuple[Channel, ...]] = {
     "numeric": ("values", "missing", "below", "above"),
@@ -215,28 +217,35 @@ def channel_counts(*, channel: Channel, counts: Integers, missing: Integers) -> 
 
 
 def values_overdispersion(*, chunks: Integers, ordered: bool) -> float:
-    """Pooled X2 of the chunks against all of them, over its degrees of freedom, at least 1. `chunks` has shape (chunks, cells).
+    """How much the X2 of the chunks against all of them exceeds chi-square, in the mean and in its 0.99 quantile; at least 1.
 
-    Source: P. McCullagh and J. A. Nelder, Generalized linear models, 1989, 4.5: the dispersion parameter by Pearson's X2.
+    `chunks` has shape (chunks, cells), in order of time; those too small for a test go on to the next one, as windows do.
+    The mean is the dispersion parameter of P. McCullagh and J. A. Nelder, Generalized linear models, 1989, 4.5. The quantile
+    is there because alarms come from the tail: a few odd hours of each day hardly move the mean.
     """
-    total = chunks.sum(axis=0)
-    statistic, degrees = 0.0, 0
-    for chunk in chunks[chunks.sum(axis=1) >= CHUNK_ROWS_MIN] if len(chunks) > 1 else ():
-        expected = chunk.sum() * total / total.sum()
+    statistics, degrees = [], []
+    pending = np.zeros_like(chunks[0])
+    shares = chunks.sum(axis=0) / max(1, chunks.sum())
+    for chunk in chunks if len(chunks) > 1 else ():
+        pending = pending + chunk
+        expected = pending.sum() * shares
         groups = merge_cells(expected=expected, ordered=ordered)
-        if groups.max() == 0:
-            continue
-        expected_groups = np.bincount(groups, weights=expected)
-        difference = sum_groups(counts=chunk, groups=groups) - expected_groups
-        statistic += float(np.sum(difference * difference / expected_groups))
-        degrees += int(groups.max())
-    return max(1.0, statistic / degrees) if degrees else 1.0
+        if groups.max() > 0:
+            expected_groups = np.bincount(groups, weights=expected)
+            difference = sum_groups(counts=pending, groups=groups) - expected_groups
+            statistics.append(float(np.sum(difference * difference / expected_groups)))
+            degrees.append(int(groups.max()))
+            pending = np.zeros_like(pending)
+    if not statistics:
+        return 1.0
+    tail = np.array(statistics) / special.chdtri(degrees, 1 - TAIL_LEVEL)
+    return max(1.0, sum(statistics) / sum(degrees), float(np.quantile(tail, TAIL_LEVEL)))
 
 
 def share_overdispersion(*, counts: Integers, rows: Integers) -> float:
-    """Mean of (k - n r)^2 / (n r (1 - r)) over the chunks, at least 1; shapes (chunks,). Source: as `values_overdispersion`."""
+    """Mean of (k - n r)^2 / (n r (1 - r)) over the chunks, at least 1; shapes (chunks,). Source: as the mean above."""
     share = counts.sum() / rows.sum()
-    usable = rows * share * (1 - share) >= EXPECTED_ROWS_MIN / CHUNK_ROWS_MIN
+    usable = rows * share * (1 - share) >= VARIANCE_MIN
     if len(counts) < 2 or not usable.any():
         return 1.0
     k, n = counts[usable], rows[usable]
