@@ -301,6 +301,16 @@ async def test_rows_for_a_plan_that_does_not_watch_are_refused(drift_house: Test
     assert (inactive["status"], inactive["reason"]) == (409, "not-watched-there")
 
 
+async def test_an_altered_reference_profile_judges_nothing(drift_house: TestHouse) -> None:
+    """The stored artefact must have the digest that was approved."""
+    staff = await watching(drift_house)
+    profiles = application(drift_house).plans.profiles
+    await profiles.pool.execute("UPDATE drift.reference_profile SET content = content || ' '::bytea")
+    profiles.remembered.clear()
+    problem = await staff.producer.refused(INGEST, batch="1", **SOUND)
+    assert (problem["status"], problem["reason"]) == (503, "altered-profile")
+
+
 async def test_several_environments_are_watched_apart(drift_house: TestHouse) -> None:
     """Rows name their environment as soon as there are two."""
     staff = await watching(drift_house)

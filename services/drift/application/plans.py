@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,9 @@ class Plans:
         plan, _ = await self._load(system, key)
         definition = plan.definition
         kinds = {feature.name: feature.kind for feature in definition.features}
-        parsed = parse_rows(
+        # Millions of values: apart from the event loop, so that nobody waits for them.
+        parsed = await asyncio.to_thread(
+            parse_rows,
             count=rows,
             times=event_time,
             features=features,
