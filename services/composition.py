@@ -7,10 +7,8 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing import get_context
 from typing import Any
 
 import asyncpg
@@ -27,6 +25,7 @@ from shared.key_sources import JwksUrl
 from shared.local_issuer import LocalIssuer
 from shared.runtime import Runtime, Service, migrate_service, utc_now
 from shared.settings import Settings, make_open_folder
+from shared.workers import Workers
 
 SERVICES = ("requirements", "verification", "releases", "drift", "traceability")
 
@@ -87,7 +86,7 @@ async def _open_runtime(
             database_url, min_size=1, max_size=4, server_settings={"application_name": "prooftrail feed"}
         )
     )
-    executor = stack.enter_context(ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")))
+    executor = stack.enter_context(Workers())
     verifier = _verifier(settings, issuer, await stack.enter_async_context(httpx.AsyncClient()))
     feed = StoreFeed(pool=pool, dsn=database_url)
     runtime = Runtime(

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Any
 
 import asyncpg
@@ -177,6 +178,18 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     )
 
 
+async def _on_lost_worker(request: Request, error: Exception) -> Response:
+    _log.error("a worker process died: %s", error)
+    return await _on_prooftrail_error(
+        request,
+        Unavailable(
+            "The computation was cut short.",
+            why="The process that did it was ended, perhaps for want of memory; another has taken its place.",
+            next_step="Send the same request again; if it is cut short again, send fewer rows.",
+        ),
+    )
+
+
 async def _on_unexpected_error(request: Request, error: Exception) -> Response:
     _log.exception("unexpected error, trace %s", correlation_of(request), exc_info=error)
     return problem(
@@ -266,6 +279,7 @@ def create_app(
         (asyncpg.PostgresConnectionError, _on_database_error),
         (asyncpg.InterfaceError, _on_database_error),
         (ConnectionError, _on_database_error),
+        (BrokenExecutor, _on_lost_worker),
         (Exception, _on_unexpected_error),
     ):
         app.add_exception_handler(exception, handler)
