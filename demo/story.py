@@ -45,7 +45,7 @@ class DemoSettings:
     recall_goal: float = 0.75
     least_slice_rows: int = 1000
     window_days: int = 7
-    tolerance: float = 0.1
+    tolerance: float = 0.05
 
 
 @dataclass(kw_only=True)
@@ -79,7 +79,9 @@ class Story:
         await self._open_candidate("R-1", first, change_request=None)
         await self._try_too_early("R-1")
         await self._verify(first, test, compare_with=None)
-        await self._plan_monitoring(first, training.flights)
+        await self._plan_monitoring(
+            first, flights.in_months(self.settings.training_months + self.settings.tuning_months)
+        )
         if not await self._release("R-1", first):
             return await self._write_packs()
         signal = await self._replay(first, flights)
@@ -342,7 +344,7 @@ class Story:
             rows=len(seen),
             event_time=seen.departure.tolist(),
             features=watched_columns(seen, model.scores(seen)),
-            reason="The data the model was trained on.",
+            reason="The data that the model was made with.",
         )
         await self.people["approver"].sign("drift", f"monitoring-plan:{self.system}/{key}")
         watched = len(WATCHED_NUMBERS) + len(WATCHED_CATEGORIES)
