@@ -20,12 +20,15 @@ EvidenceGrade = Literal["recomputed", "attested", "claimed"]
 METRICS = frozenset(
     {
         "accuracy", "recall", "specificity", "precision", "f1", "false_positive_rate", "auroc", "average_precision",
-        "brier_score", "log_loss", "expected_calibration_error", "mean_absolute_error", "root_mean_squared_error",
+        "brier_score", "log_loss", "expected_calibration_error", "calibration_slope", "calibration_intercept",
+        "mean_absolute_error", "root_mean_squared_error",
     }
 )  # fmt: skip
 """Keys of the metric catalogue that verification keeps; a contract test holds the two together."""
 
-UNIT_INTERVAL_METRICS = METRICS - {"log_loss", "mean_absolute_error", "root_mean_squared_error"}
+UNIT_INTERVAL_METRICS = METRICS - {
+    "log_loss", "calibration_slope", "calibration_intercept", "mean_absolute_error", "root_mean_squared_error",
+}  # fmt: skip
 """Metrics whose values lie from 0 to 1."""
 
 
