@@ -130,7 +130,19 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class UnknownEventName(Invalid):
-    """A stored name that this service does not own: kept and shown, never imported and never dropped."""
+    """A stored name or schema that this service does not know: kept and shown, never imported and never dropped."""
+
+
+class FactNotWritable(Invalid):
+    """The fact holds something that its bytes cannot tell, a NaN for example."""
+
+
+def _unwritable(name: str, rule: str) -> FactNotWritable:
+    return FactNotWritable(
+        f"This {name} cannot be written down: {rule}.",
+        why="An event is its bytes, and they never change; so they must tell all of it.",
+        next_step="Send finite numbers and the types that the API document names.",
+    )
 
 
 _encoder = msgspec.json.Encoder(order="deterministic", decimal_format="string")
@@ -155,12 +167,22 @@ class EventMapper(Mapper[str]):
     def to_stored_event(self, domain_event: DomainEventProtocol[str]) -> StoredEvent:
         if not isinstance(domain_event, Event) or domain_event.name not in self._types:
             raise UnknownEventName(f"{domain_event!r} is no event of this service.")
+        self._require_return(domain_event)
         return StoredEvent(
             originator_id=domain_event.stream,
             originator_version=domain_event.version,
             topic=domain_event.name,
             state=_encoder.encode(domain_event),
         )
+
+    def _require_return(self, event: Event) -> None:
+        """JSON has no NaN and no tuple: what its bytes would tell otherwise, for ever, must not be written."""
+        try:
+            returned = self._decoders[event.name].decode(_encoder.encode(event.data))
+        except msgspec.ValidationError as error:
+            raise _unwritable(event.name, str(error)) from error
+        if returned != event.data:
+            raise _unwritable(event.name, "its bytes tell another fact")
 
     def to_domain_event(self, stored_event: StoredEvent) -> Event:
         record = _record_decoder.decode(stored_event.state)
@@ -195,13 +217,17 @@ class EventMapper(Mapper[str]):
                 why="Names resolve through an allow-list; a newer version may have written it.",
                 next_step="Run the version of Prooftrail that wrote it, or a newer one.",
             )
-        if schema == fact_type.SCHEMA:
-            fact: Fact = self._decoders[name].decode(data)
-            return fact
-        values: dict[str, Any] = msgspec.json.decode(data)
+        if schema > fact_type.SCHEMA:
+            raise UnknownEventName(
+                f"{name!r} of schema {schema} is unknown here; the newest known one is {fact_type.SCHEMA}.",
+                why="Fields that this version does not know would be lost.",
+                next_step="Run the version of Prooftrail that wrote it, or a newer one.",
+            )
+        content = bytes(data)
         for version in range(schema, fact_type.SCHEMA):
-            values = fact_type.UPCASTERS[version](values)
-        return msgspec.convert(values, fact_type)
+            content = _encoder.encode(fact_type.UPCASTERS[version](msgspec.json.decode(content)))
+        fact: Fact = self._decoders[name].decode(content)
+        return fact
 
 
 def canonical_bytes(value: Any) -> bytes:
