@@ -90,21 +90,34 @@ class EventStore(Protocol):
         """The last position, 0 when empty."""
 
 
-_RECORDED = "SELECT position, stream, version, name, system, recorded_at, leaf_hash, event FROM {schema}.event"
-
-
-def _recorded(service: str, row: asyncpg.Record) -> RecordedEvent:
-    return RecordedEvent(
-        service=service,
-        position=row["position"],
-        stream=row["stream"],
-        version=row["version"],
-        name=row["name"],
-        system=row["system"],
-        recorded_at=row["recorded_at"],
-        leaf_hash=row["leaf_hash"].hex(),
-        raw=row["event"],
+async def read_events(pool: asyncpg.Pool, *, service: str, after: int, limit: int) -> list[RecordedEvent]:
+    """Up to `limit` events of the service's store above the position `after`, in order, without holes."""
+    rows = await pool.fetch(
+        "SELECT position, stream, version, name, system, recorded_at, leaf_hash, event"
+        f" FROM {service}.event WHERE position > $1 ORDER BY position LIMIT $2",
+        after,
+        limit,
     )
+    return [
+        RecordedEvent(
+            service=service,
+            position=row["position"],
+            stream=row["stream"],
+            version=row["version"],
+            name=row["name"],
+            system=row["system"],
+            recorded_at=row["recorded_at"],
+            leaf_hash=row["leaf_hash"].hex(),
+            raw=row["event"],
+        )
+        for row in rows
+    ]
+
+
+async def read_head(pool: asyncpg.Pool, *, service: str) -> int:
+    """The last position of the service's store, 0 when empty."""
+    position: int = await pool.fetchval(f"SELECT position FROM {service}.head")
+    return position
 
 
 class PostgresEventStore:
@@ -197,14 +210,10 @@ class PostgresEventStore:
                 raise AnsweredBefore(receipt) from error
 
     async def read(self, *, after: int, limit: int) -> Sequence[RecordedEvent]:
-        rows = await self._pool.fetch(
-            _RECORDED.format(schema=self.service) + " WHERE position > $1 ORDER BY position LIMIT $2", after, limit
-        )
-        return [_recorded(self.service, row) for row in rows]
+        return await read_events(self._pool, service=self.service, after=after, limit=limit)
 
     async def head(self) -> int:
-        position: int = await self._pool.fetchval(f"SELECT position FROM {self.service}.head")
-        return position
+        return await read_head(self._pool, service=self.service)
 
     def _receipt(
         self, record: str, version: int, last: int, events: Sequence[asyncpg.Record | dict[str, object]]

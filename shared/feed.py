@@ -13,6 +13,7 @@ from typing import Protocol
 import asyncpg
 
 from shared.event import RecordedEvent
+from shared.event_store import read_events, read_head
 
 POLL_SECONDS = 1.0
 """How long a follower sleeps at most when no notification reaches it."""
@@ -61,26 +62,7 @@ class StoreFeed:
         self._heads: dict[str, int] = {}
 
     async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
-        rows = await self._pool.fetch(
-            "SELECT position, stream, version, name, system, recorded_at, leaf_hash, event"
-            f" FROM {service}.event WHERE position > $1 ORDER BY position LIMIT $2",
-            after,
-            limit,
-        )
-        return [
-            RecordedEvent(
-                service=service,
-                position=row["position"],
-                stream=row["stream"],
-                version=row["version"],
-                name=row["name"],
-                system=row["system"],
-                recorded_at=row["recorded_at"],
-                leaf_hash=row["leaf_hash"].hex(),
-                raw=row["event"],
-            )
-            for row in rows
-        ]
+        return await read_events(self._pool, service=service, after=after, limit=limit)
 
     async def changed(self, *, service: str, after: int) -> None:
         if self._heads.get(service, 0) > after:
@@ -92,8 +74,7 @@ class StoreFeed:
                 await signal.wait()
 
     async def head(self, *, service: str) -> int:
-        position: int = await self._pool.fetchval(f"SELECT position FROM {service}.head")
-        return position
+        return await read_head(self._pool, service=service)
 
     async def pulse(self, *, service: str) -> Pulse:
         rows = await self._pool.fetch(
