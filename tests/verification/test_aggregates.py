@@ -106,6 +106,20 @@ def test_an_opened_run_is_recorded_with_its_nonce_and_digests() -> None:
         recorded_run(run=run)
 
 
+def test_attested_figures_come_with_a_signature_over_exactly_them() -> None:
+    """Not without one, not with one over other figures, and no other grade has one."""
+    content = runs.attestable_bytes(key="RUN-1", subject=SUBJECT, measurements=(recall(),))
+    (fact,) = recorded_run(grade="attested", attestation=signed(content, meaning="attestation"))
+    assert isinstance(fact, runs.EvaluationRunRecorded)
+    assert fact.attestation is not None
+    with pytest.raises(runs.AttestationNeeded):
+        recorded_run(grade="attested")
+    with pytest.raises(runs.AttestationNeeded):
+        recorded_run(grade="claimed", attestation=signed(content))
+    with pytest.raises(cases.DigestMismatch):
+        recorded_run(grade="attested", attestation=signed(content), measurements=(recall(900),))
+
+
 @pytest.mark.parametrize("field", Subject.__struct_fields__)
 def test_an_opened_run_binds_every_digest_and_name(field: str) -> None:
     """Another model or dataset version is another run."""
@@ -148,6 +162,9 @@ def test_a_wrong_run_is_voided_by_a_second_person_and_stays() -> None:
         pytest.param({"threshold": 0.9}, {}, "not met", "", id="not met"),
         pytest.param({"threshold": 0.79}, {}, "inconclusive", "", id="bound on the wrong side"),
         pytest.param({}, {"grade": "claimed"}, "inconclusive", "claimed", id="evidence too weak"),
+        pytest.param(
+            {"least_evidence": "attested"}, {"grade": "claimed"}, "inconclusive", "claimed", id="not attested"
+        ),
         pytest.param({}, {"post_hoc": True}, "inconclusive", "approved before", id="post hoc"),
         pytest.param({"dataset_version": "april"}, {}, "inconclusive", "not flights april", id="another dataset"),
         pytest.param({"slice": "origin=EWR"}, {}, "inconclusive", "no recall on origin=EWR", id="no such slice"),

@@ -231,6 +231,24 @@ async def test_what_a_client_claims_is_never_better_than_claimed(team: Team) -> 
     assert "claimed" in recorded["verdicts"][0]["explanation"]
 
 
+async def test_a_known_party_attests_figures_that_were_computed_elsewhere(team: Team) -> None:
+    """A reviewer signs exactly the figures that were shown; an author cannot, and other figures are other bytes."""
+    body = {name: value for name, value in team.run().items() if name not in ("grade", "decision_threshold")}
+    body["measurements"] = [{"metric": "recall", "value": 0.9, "n": 5000}]
+    shown = (await team.reviewer.post(f"{AT}/evaluation-runs:preview-attestation", **body))["digest"]
+    assert (await team.author.refused(f"{AT}/evaluation-runs:attest", **body, digest=shown))["reason"] == "missing-role"
+    better = {**body, "measurements": [{"metric": "recall", "value": 0.95, "n": 5000}]}
+    refused = await team.reviewer.refused(f"{AT}/evaluation-runs:attest", **better, digest=shown)
+    assert refused["reason"] == "digest-mismatch"
+    await team.reviewer.post(f"{AT}/evaluation-runs:attest", **body, digest=shown)
+    run = (await team.author.get(f"{AT}/evaluation-runs/RUN-1"))["recorded"]
+    assert (run["grade"], run["attestation"]["meaning"], run["attestation"]["digest"]) == (
+        "attested",
+        "attestation",
+        shown,
+    )
+
+
 async def test_bad_input_names_field_and_rule_and_changes_nothing(team: Team) -> None:
     """Each refusal is typed; no event is stored."""
     stored = await team.store(predictions())

@@ -15,8 +15,9 @@ import asyncpg
 from shared.access import Access, Role
 from shared.command import Change, CommandContext, execute, load_state
 from shared.errors import FieldError, Invalid
-from shared.event import Actor
+from shared.event import Actor, Signature
 from shared.event_store import EventStore, Receipt
+from shared.signing import Signable, signable_of
 
 from ..artefacts import Artefacts
 from ..domain import evaluation_run
@@ -29,6 +30,8 @@ from .test_cases import AUTHORS
 
 SECOND_PERSONS = (Role.REVIEWER, Role.APPROVER)
 CLOCK_SKEW = timedelta(minutes=2)
+ATTESTATION = "attestation"
+"""The meaning of the signature of somebody who answers for figures that were computed elsewhere."""
 
 
 class TimeInTheFuture(Invalid):
@@ -103,6 +106,11 @@ class EvaluationRuns:
     async def record_evaluation_run(self, *, context: CommandContext, system: str, run: RunToRecord) -> Receipt:
         """Records a run; with grade recomputed, the figures are computed here from the stored predictions."""
         await self.access.require(system=system, actor=context.actor, roles=AUTHORS)
+        return await self._record(context, system, run, None)
+
+    async def _record(
+        self, context: CommandContext, system: str, run: RunToRecord, attestation: Signature | None
+    ) -> Receipt:
         _refuse_future(run.conditions, at=context.at)
         revisions = await self._grounded(system, run.subject, run.requirements)
         for artefact in run.artefacts:
@@ -125,9 +133,31 @@ class EvaluationRuns:
                 conditions=run.conditions,
                 measurements=measurements,
                 artefacts=run.artefacts,
+                attestation=attestation,
             ),
         )
         return await execute(self.store, context, change)
+
+    async def preview_attestation(self, *, actor: Actor, system: str, run: RunToRecord) -> Signable:
+        """What a reviewer or approver would sign to answer for the figures of the run; nothing is stored."""
+        await self.access.require(system=system, actor=actor, roles=SECOND_PERSONS)
+        return signable_of(
+            record=run_stream(system, run.key),
+            system=system,
+            title=f"attest {len(run.measurements)} figures of {run.key}",
+            meaning=ATTESTATION,
+            roles=SECOND_PERSONS,
+            canonical=evaluation_run.attestable_bytes(key=run.key, subject=run.subject, measurements=run.measurements),
+            before=None,
+            version=0,
+        )
+
+    async def attest_evaluation_run(
+        self, *, context: CommandContext, system: str, run: RunToRecord, digest: str
+    ) -> Receipt:
+        """Records a run whose figures a known party, a reviewer or approver of the AI system, answers for by signature."""
+        await self.access.require_signer(system=system, actor=context.actor, roles=SECOND_PERSONS)
+        return await self._record(context, system, run, context.sign(meaning=ATTESTATION, digest=digest))
 
     async def void_evaluation_run(
         self, *, context: CommandContext, system: str, key: str, digest: str, covers: Sequence[str] = ()

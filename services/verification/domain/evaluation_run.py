@@ -43,6 +43,10 @@ class OpenedForOther(Conflict):
     """The run was opened for another model version or dataset version."""
 
 
+class AttestationNeeded(Conflict):
+    """Attested figures come with the signature of a known party, and no others do."""
+
+
 class SecondPersonNeeded(Refused):
     """A run is voided by somebody else than the one who recorded it."""
 
@@ -112,7 +116,10 @@ class EvaluationRunOpened(Fact, frozen=True, kw_only=True):
 
 
 class EvaluationRunRecorded(Fact, frozen=True, kw_only=True):
-    """`post_hoc`: it cannot be shown that the criteria were approved before the run."""
+    """`post_hoc`: it cannot be shown that the criteria were approved before the run.
+
+    `attestation` is the signature of the party that answers for the figures; there is one exactly with grade attested.
+    """
 
     TOPIC: ClassVar[str] = "verification.evaluation-run-recorded"
     key: str
@@ -138,6 +145,7 @@ class EvaluationRunRecorded(Fact, frozen=True, kw_only=True):
     claimed_ended_at: datetime | None
     measurements: tuple[Measurement, ...]
     artefacts: tuple[Artefact, ...]
+    attestation: Signature | None = None
 
 
 class EvaluationRunVoided(Fact, frozen=True, kw_only=True):
@@ -186,8 +194,10 @@ def record(
     conditions: Conditions,
     measurements: tuple[Measurement, ...],
     artefacts: tuple[Artefact, ...],
+    attestation: Signature | None = None,
 ) -> Sequence[Fact]:
     """The run with its measurements. An opened run keeps the approvals of its opening and is never post hoc."""
+    _require_attested(key, subject=subject, grade=grade, measurements=measurements, attestation=attestation)
     opened = run.opened if run is not None else None
     if opened is not None:
         _require_bound(opened, subject=subject, nonce=nonce)
@@ -201,6 +211,7 @@ def record(
         grade=grade,
         measurements=measurements,
         artefacts=artefacts,
+        attestation=attestation,
         **msgspec.structs.asdict(subject),
         **msgspec.structs.asdict(conditions),
     )
@@ -234,9 +245,39 @@ def void(run: EvaluationRun | None, *, signature: Signature) -> Sequence[Fact]:
     return (EvaluationRunVoided(key=run.key, model_digest=run.recorded.model_digest, signature=signature),)
 
 
+def attestable_bytes(*, key: str, subject: Subject, measurements: tuple[Measurement, ...]) -> bytes:
+    """The canonical bytes that an attestation covers: exactly these figures of exactly this model on exactly these rows."""
+    return canonical_bytes(
+        {"record": "attestation of evaluation run", "key": key, "subject": subject, "measurements": measurements}
+    )
+
+
 def signable_bytes(run: EvaluationRun) -> bytes:
     """The canonical bytes that the signature of a void covers."""
     return canonical_bytes({"record": "void of evaluation run", "key": run.key, "recorded": run.recorded})
+
+
+def _require_attested(
+    key: str,
+    *,
+    subject: Subject,
+    grade: Grade,
+    measurements: tuple[Measurement, ...],
+    attestation: Signature | None,
+) -> None:
+    if (grade == "attested") != (attestation is not None):
+        raise AttestationNeeded(
+            f"The grade of {key} is {grade}, {'with' if attestation is not None else 'without'} an attestation.",
+            why="Attested figures are signed by the party that answers for them, and only those.",
+            next_step="Attest the figures with their digest, or record them as claimed.",
+        )
+    covered = attestable_bytes(key=key, subject=subject, measurements=measurements)
+    if attestation is not None and attestation.digest != digest_of(covered):
+        raise DigestMismatch(
+            f"The digest is not that of the figures of {key}.",
+            why="A signature covers exactly the bytes that the signer was shown.",
+            next_step="Preview the attestation again, read it, and sign its digest.",
+        )
 
 
 def _require_bound(opened: EvaluationRunOpened, *, subject: Subject, nonce: str | None) -> None:

@@ -4,6 +4,7 @@
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Body as RawBody, Depends, Path, Response
 from pydantic import BaseModel, Field
 
@@ -29,6 +30,7 @@ from shared.http_doors import (
     receipt_response,
     record_response,
 )
+from shared.http_signing import SignableAnswer
 
 from ..application.evaluation_runs import EvaluationRuns, RunToRecord
 from ..domain.evaluation_run import Artefact, Conditions, Measurement, Subject
@@ -88,6 +90,27 @@ class RecordEvaluationRun(SubjectBody):
     claimed_ended_at: Moment | None = None
     measurements: Annotated[list[ClaimedMeasurement], Field(max_length=1000, default_factory=list)]
     artefacts: Annotated[list[ArtefactBody], Field(max_length=100, default_factory=list)]
+
+
+class PreviewAttestation(SubjectBody):
+    """A run whose figures were computed elsewhere, by somebody whom a reviewer or approver answers for."""
+
+    nonce: ShortText | None = None
+    predictions_by: ShortText
+    source: ShortText
+    code_revision: ShortText
+    environment: ShortText
+    seed: Seed
+    claimed_started_at: Moment | None = None
+    claimed_ended_at: Moment | None = None
+    measurements: Annotated[list[ClaimedMeasurement], Field(min_length=1, max_length=1000)]
+    artefacts: Annotated[list[ArtefactBody], Field(max_length=100, default_factory=list)]
+
+
+class AttestEvaluationRun(PreviewAttestation):
+    """What was previewed, and the digest of it."""
+
+    digest: Sha256
 
 
 class RunItem(BaseModel):
@@ -168,6 +191,30 @@ def add_run_verbs(routes: APIRouter, doors: Doors, runs: EvaluationRuns) -> None
         return receipt_response(receipt)
 
 
+def add_attestation_routes(routes: APIRouter, doors: Doors, runs: EvaluationRuns) -> None:
+    """Show what an attestation would cover, and attest."""
+
+    @routes.post(
+        "/evaluation-runs:preview-attestation", operation_id="preview_attestation", response_model=SignableAnswer
+    )
+    async def preview_attestation(
+        actor: Annotated[Actor, Depends(doors.reader)], system: System, body: PreviewAttestation
+    ) -> Response:
+        shown = await runs.preview_attestation(actor=actor, system=system, run=_attested(body))
+        return Response(msgspec.json.encode(shown), media_type="application/json")
+
+    @routes.post(
+        "/evaluation-runs:attest", operation_id="attest_evaluation_run", status_code=201, response_model=ReceiptAnswer
+    )
+    async def attest_evaluation_run(
+        context: Annotated[CommandContext, Depends(doors.signing)], system: System, body: AttestEvaluationRun
+    ) -> Response:
+        receipt = await runs.attest_evaluation_run(
+            context=because(context, body), system=system, run=_attested(body), digest=body.digest
+        )
+        return receipt_response(receipt, status=201)
+
+
 def add_run_reads(routes: APIRouter, doors: Doors, runs: EvaluationRuns) -> None:
     """One run, and all attempts."""
 
@@ -217,6 +264,29 @@ def _run(body: RecordEvaluationRun) -> RunToRecord:
             claimed_ended_at=body.claimed_ended_at,
         ),
         predictions=body.predictions,
+        measurements=tuple(_claimed(index, one) for index, one in enumerate(body.measurements)),
+        artefacts=tuple(Artefact(**artefact.model_dump()) for artefact in body.artefacts),
+    )
+
+
+def _attested(body: PreviewAttestation) -> RunToRecord:
+    return RunToRecord(
+        key=body.key,
+        subject=_subject(body),
+        requirements=named(body.requirements),
+        nonce=body.nonce,
+        grade="attested",
+        conditions=Conditions(
+            predictions_by=body.predictions_by,
+            source=body.source,
+            code_revision=body.code_revision,
+            environment=body.environment,
+            seed=body.seed,
+            decision_threshold=None,
+            claimed_started_at=body.claimed_started_at,
+            claimed_ended_at=body.claimed_ended_at,
+        ),
+        predictions=None,
         measurements=tuple(_claimed(index, one) for index, one in enumerate(body.measurements)),
         artefacts=tuple(Artefact(**artefact.model_dump()) for artefact in body.artefacts),
     )
