@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +18,9 @@ from services.traceability.domain import evidence_pack
 from services.traceability.domain.evidence_pack import PackEvent
 from services.traceability.domain.trace import Trace, apply
 from services.traceability.evidence_html import FORGOTTEN, render
-from shared.event import leaf_hash_of
+from shared.event import digest_of, leaf_hash_of
+
+from .flight_history import COMMITMENTS, FORGOTTEN_SUBJECT, NAMES, flights, pack_of
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=y>\"'&"
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -200,3 +206,181 @@ def test_a_pack_of_a_release_shows_only_the_evidence_of_its_model_version() -> N
     assert "VER-1" in page
     metrics = page[page.index('id="metrics"') : page.index('id="releases"')]
     assert "VER-2" not in metrics
+
+
+def words(page: str) -> str:
+    """The text of the page, single-spaced."""
+    return " ".join("".join(read(page).text).split())
+
+
+def section(page: str, name: str, until: str) -> str:
+    """The markup between two headings."""
+    return page[page.index(f'id="{name}"') : page.index(f'id="{until}"')]
+
+
+def altered(content: bytes, **values: Any) -> bytes:
+    """The pack with other values in these fields; None leaves the field out."""
+    fields = {**json.loads(content), **values}
+    return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
+
+
+def test_the_head_counts_what_the_records_say() -> None:
+    """Requirements in force, those shown to be met by the version that is out, gaps and signatures."""
+    content = pack_of(flights().events)
+    pack_fields, text = json.loads(content), words(render(content))
+    assert "2 requirements with statistical acceptance criteria are in force." in text
+    assert "For model late 2 of release R-2 (released), 1 of them is shown to be met" in text
+    assert f"{len(pack_fields['signatures'])} signatures by 3 people are recorded." in text
+    assert f"{len(pack_fields['gaps'])} gaps are open." in text
+    assert digest_of(content) in text
+
+
+def test_the_release_that_went_out_last_is_not_the_last_by_name() -> None:
+    """R-9 went out after R-10; the page speaks of R-9."""
+    went_out = ("R-10", "1"), ("R-9", "2")
+    names = ("releases.release-candidate-opened", "releases.release-deployed")
+    events = [
+        event(2 * number + part, name, f"release:loans/{key}", key=key, model="late", version=version,
+              model_digest=DIGESTS[version])
+        for number, (key, version) in enumerate(went_out)
+        for part, name in enumerate(names, start=1)
+    ]  # fmt: skip
+    assert "For model late 2 of release R-9 (released)" in words(render(pack(events)))
+
+
+def test_the_approved_criteria_are_shown_not_the_drafted_ones() -> None:
+    """A criterion that was revised after the draft stands in the approval."""
+    stream, data = "requirement:loans/REQ-1", {"key": "REQ-1", "revision": 1}
+    drafted = {"title": "Recall", "criteria": [{"key": "C1", "metric": "drafted-metric"}]}
+    events = [
+        event(1, "requirements.requirement-drafted", stream, **data, content=drafted),
+        event(2, "requirements.requirement-approved", stream, **data, criteria=[{"key": "C1", "metric": "approved-metric"}]),
+    ]  # fmt: skip
+    shown = section(render(pack(events)), "requirements", "metrics")
+    assert "approved-metric" in shown
+    assert "drafted-metric" not in shown
+
+
+def test_model_versions_are_drawn_on_one_scale_with_one_threshold() -> None:
+    """Both versions of a slice stand below each other, and a better estimate lies further to the right."""
+    rows = re.findall(r"<tr>.*?</tr>", section(render(pack_of(flights().events)), "metrics", "data"), re.DOTALL)
+    drawn = [
+        (re.findall(r"late (\d)", row), re.findall(r'<circle cx="([\d.]+)"', row), row)
+        for row in rows
+        if "<circle" in row
+    ]
+    recall = [(found[0], float(place[0]), row) for found, place, row in drawn if "recall" in row]
+    assert [version for version, _, _ in recall] == ["1", "2"] * 4
+    assert all(second[1] > first[1] for first, second in zip(recall[::2], recall[1::2], strict=True))
+    assert len({re.findall(r'<line x1="([\d.]+)"', row)[0] for _, _, row in recall}) == 1
+    assert sum("inconclusive</span>" in row for _, _, row in recall) == 1
+
+
+@pytest.mark.parametrize("windows", [30, 1000])
+def test_a_signal_is_marked_however_many_windows_there_are(windows: int) -> None:
+    """Thinning leaves at most 400 points, hides no peak and moves no mark; only the feature that is named has a dot."""
+    content = pack_of(flights(windows=windows).events)
+    drift_windows = json.loads(content)["drift_windows"]["PLAN-1"]
+    shown = section(render(content), "drift", "changes")
+    charts = re.findall(r"<figure>.*?</figure>", shown, re.DOTALL)
+    paths = [re.findall(r'<path d="([^"]*)" class="series"', chart)[0] for chart in charts]
+    assert [chart.count('class="signal"') for chart in charts] == [1, 1, 1, 1]
+    assert ["<circle" in chart for chart in charts] == ["<strong>departure hour" in chart for chart in charts]
+    assert all(min(windows, 300) <= len(re.findall(r"[\d.]+,[\d.]+", path)) <= min(windows, 400) for path in paths)
+    highest = max(window["features"][0]["psi_debiased"] for window in drift_windows)
+    top = float(re.findall(r'text-anchor="end">([\d.]+)<', charts[0])[0])
+    drawn = min(float(height) for height in re.findall(r",([\d.]+)", paths[0]))
+    assert drawn == pytest.approx(84 - highest / top * 76, abs=0.06)
+
+
+def test_environments_are_drawn_apart() -> None:
+    """A plan that watches two environments has a chart for each."""
+    stream, features = "monitoring-plan:loans/PLAN-1", [{"name": "age", "psi": 0.1}]
+    events = [
+        event(number, "drift.drift-window-closed", stream, plan="PLAN-1", environment=place, features=features,
+              end=f"2026-01-0{number}T00:00:00Z")
+        for number, place in enumerate(("test", "production", "test"), start=1)
+    ]  # fmt: skip
+    text = words(render(pack(events)))
+    assert "PLAN-1 in test 2 windows" in text
+    assert "PLAN-1 in production 1 window," in text
+
+
+def test_causes_lead_to_their_events_and_windows_stand_in_one_line() -> None:
+    """Every link inside the page has its target."""
+    page = render(pack_of(flights().events))
+    targets = set(re.findall(r' id="([^"]+)"', page))
+    assert {address.removeprefix("#") for address in read(page).addresses} <= targets
+    history = section(page, "history", "signatures")
+    assert history.count("drift window closed") == 1
+    assert "(30 of them)" in history
+    deployed = next(
+        row for row in re.findall(r"<tr .*?</tr>", history, re.DOTALL) if "release deployed" in row and "#event-" in row
+    )
+    assert "change request submitted" in section(
+        page, f"event-{re.findall(r'#event-([0-9]+)', deployed)[0]}", "signatures"
+    )
+
+
+def test_forgetting_a_person_takes_the_name_and_leaves_the_signature() -> None:
+    """Everything else in the table of signatures is as before."""
+    events = flights().events
+    everybody = {
+        COMMITMENTS[subject]: {"subject": subject, "salt": f"salt-{subject}", "name": name}
+        for subject, name in NAMES.items()
+    }
+    before = section(render(pack_of(events, people=everybody)), "signatures", "controls").partition("<h3>")[0]
+    after = section(render(pack_of(events)), "signatures", "controls").partition("<h3>")[0]
+    assert NAMES[FORGOTTEN_SUBJECT] in before
+    assert before.replace(NAMES[FORGOTTEN_SUBJECT], FORGOTTEN) == after
+
+
+def test_a_waiver_that_expired_says_so() -> None:
+    """Its date is compared with the moment of the pack, not with a clock."""
+    content = pack_of(flights().events)
+    assert ">granted<" in section(render(content), "waivers", "drift")
+    assert ">expired<" in section(render(altered(content, as_of="2015-01-01T00:00:00Z")), "waivers", "drift")
+
+
+def test_the_check_that_the_page_prints_finds_an_altered_event(tmp_path: Path) -> None:
+    """An auditor needs Python and the JSON file, nothing of ours."""
+    content = pack_of(flights().events)
+    program = html.unescape(re.findall(r'<pre id="check">(.*?)</pre>', render(content), re.DOTALL)[0])
+    count = len(json.loads(content)["events"])
+    for number, (name, wrong) in enumerate({"Find late flights": 0, "Find all flights": 3}.items()):
+        path = tmp_path / f"pack-{number}.json"
+        path.write_bytes(content.replace(b"Find late flights", name.encode()))
+        run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+        assert run.stdout.splitlines() == [digest_of(path.read_bytes()), f"{count} events, {wrong} wrong"]
+
+
+def test_the_page_says_what_does_not_agree() -> None:
+    """An altered event, a missing one and a false name are seen when the page is made."""
+    content = pack_of(flights().events)
+    sound = section(render(content), "integrity", "check")
+    assert "disagree" not in sound
+    assert "broken in" not in sound
+    assert "3 of 3 printed names" in sound
+    events = json.loads(content)["events"]
+    events[0]["event"] = events[0]["event"].replace("Warns", "Tells")
+    del events[40]
+    people = {commitment: {**person, "name": "Eve"} for commitment, person in json.loads(content)["people"].items()}
+    unsound = section(render(altered(content, events=events, people=people)), "integrity", "check")
+    assert "1 disagree" in unsound
+    assert unsound.count("broken in 1 place<") == 2
+    assert "0 of 3 printed names" in unsound
+
+
+@pytest.mark.parametrize("missing", sorted(json.loads(pack_of(flights(windows=2).events))))
+def test_a_pack_without_one_of_its_fields_still_has_a_page(missing: str) -> None:
+    """What is absent is shown as absent."""
+    assert "Integrity" in words(render(altered(pack_of(flights(windows=2).events), **{missing: None})))
+
+
+def test_tables_and_drawings_can_be_read_aloud() -> None:
+    """Each heading of a table has a scope, each drawing a title and a description."""
+    page = render(pack_of(flights().events))
+    assert [cell for cell in re.findall(r"<th\b[^>]*>", page) if "scope=" not in cell] == []
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) > 10
+    assert all("<title>" in one and "<desc>" in one and 'role="img"' in one for one in drawings)
