@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import asyncpg
 
-FORGOTTEN = "(forgotten person)"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
@@ -30,33 +28,30 @@ def commit(*, salt: str, name: str) -> str:
 
 
 class Directory:
-    """The names that one service was shown."""
+    """The names that one service was shown. Nothing is remembered here, since an entry may be deleted at any time."""
 
     def __init__(self, *, pool: asyncpg.Pool, service: str, new_salt: Callable[[], str]) -> None:
         self._pool = pool
         self._service = service
         self._new_salt = new_salt
-        self._known: dict[tuple[str, str], str] = {}
 
     async def commitment(self, *, subject: str, name: str) -> str:
-        """The commitment to this name of the subject; the entry is made when it is seen for the first time."""
-        known = self._known.get((subject, name))
-        if known is not None:
-            return known
-        salt = self._new_salt()
-        await self._pool.execute(
-            f"INSERT INTO {self._service}.person (name_commitment, subject, salt, name) VALUES ($1, $2, $3, $4)"
-            " ON CONFLICT (subject, name) DO NOTHING",
-            commit(salt=salt, name=name),
-            subject,
-            salt,
-            name,
-        )
-        commitment: str = await self._pool.fetchval(
-            f"SELECT name_commitment FROM {self._service}.person WHERE subject = $1 AND name = $2", subject, name
-        )
-        self._known[(subject, name)] = commitment
-        return commitment
+        """The commitment to this name of the subject; the entry is made when there is none, or none any more."""
+        while True:
+            commitment: str | None = await self._pool.fetchval(
+                f"SELECT name_commitment FROM {self._service}.person WHERE subject = $1 AND name = $2", subject, name
+            )
+            if commitment is not None:
+                return commitment
+            salt = self._new_salt()
+            await self._pool.execute(
+                f"INSERT INTO {self._service}.person (name_commitment, subject, salt, name) VALUES ($1, $2, $3, $4)"
+                " ON CONFLICT DO NOTHING",
+                commit(salt=salt, name=name),
+                subject,
+                salt,
+                name,
+            )
 
     async def people(self, commitments: Collection[str]) -> dict[str, Person]:
         """The entries for the commitments that are still there."""
