@@ -31,6 +31,16 @@ FIELD_NAME_CHARACTERS_MAX = 100
 
 RETRY_AFTER_SECONDS = 1
 
+DATABASE_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InterfaceError,
+    ConnectionError,
+)
+"""What a restart, a limit, or a race in the database makes a request raise; the same request may work a moment later."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -167,12 +177,14 @@ def _methods_at(request: Request) -> set[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, ValueError):  # the driver's word for an argument that the database cannot hold
+        return await _on_unexpected_error(request, error)
     _log.error("the database did not answer: %s", error)
     return await _on_prooftrail_error(
         request,
         Unavailable(
             "The database does not answer.",
-            why="The connection to PostgreSQL is broken or refused.",
+            why="PostgreSQL broke or refused the connection, or ended the statement.",
             next_step="Send the same request with the same Idempotency-Key again after the time in Retry-After.",
         ),
     )
@@ -276,9 +288,7 @@ def create_app(
         (ProoftrailError, _on_prooftrail_error),
         (RequestValidationError, _on_invalid_request),
         (HTTPException, _on_http_exception),
-        (asyncpg.PostgresConnectionError, _on_database_error),
-        (asyncpg.InterfaceError, _on_database_error),
-        (ConnectionError, _on_database_error),
+        *((surroundings, _on_database_error) for surroundings in DATABASE_AWAY),
         (BrokenExecutor, _on_lost_worker),
         (Exception, _on_unexpected_error),
     ):
