@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shared.errors import FieldError, Invalid
 
@@ -39,10 +40,11 @@ class Settings:
         return "embedded" if self.database_url is None or self.issuer is None else "connected"
 
     def printable(self) -> dict[str, str]:
-        """Every setting as text; the database's address without user and password."""
+        """Every setting as text; the database's address without user, password and options (which may hold a password too)."""
         values = {field.name: str(getattr(self, field.name)) for field in fields(self)}
         if self.database_url is not None:
-            values["database_url"] = "postgresql://" + self.database_url.rpartition("@")[2].rpartition("//")[2]
+            address = urlsplit(self.database_url)
+            values["database_url"] = f"postgresql://{address.netloc.rpartition('@')[2]}{address.path}"
         return values
 
 
@@ -53,7 +55,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         host=environment.get("PROOFTRAIL_HOST", "127.0.0.1"),
         port=_number(environment, "PROOFTRAIL_PORT", 8080, 65535),
         metrics_port=_number(environment, "PROOFTRAIL_METRICS_PORT", 9464, 65535),
-        database_url=environment.get("DATABASE_URL") or None,
+        database_url=_database_url(environment),
         issuer=environment.get("PROOFTRAIL_ISSUER") or None,
         audience=environment.get("PROOFTRAIL_AUDIENCE", "prooftrail"),
         sign_in_max_age_s=_number(environment, "PROOFTRAIL_SIGN_IN_MAX_AGE_S", 900, 86_400),
@@ -81,11 +83,23 @@ def _default_data() -> str:
     return "/var/lib/prooftrail" if os.geteuid() == 0 else str(Path(__file__).parent.parent / "data")
 
 
+def _database_url(environment: Mapping[str, str]) -> str | None:
+    url = environment.get("DATABASE_URL") or None
+    if url is not None and not url.startswith(("postgresql://", "postgres://")):
+        raise InvalidSetting(
+            "DATABASE_URL is no address of a PostgreSQL.",
+            why="It must begin with postgresql://.",
+            next_step="Set DATABASE_URL to postgresql://user@host/database, or unset it for the embedded PostgreSQL.",
+            fields=(FieldError(field="DATABASE_URL", rule="postgresql://user:password@host:port/database"),),
+        )
+    return url
+
+
 def _number(environment: Mapping[str, str], name: str, default: int, largest: int) -> int:
     text = environment.get(name, str(default))
-    if not text.isdecimal() or not 0 <= int(text) <= largest:
+    if not text.isdecimal() or len(text) > len(str(largest)) or int(text) > largest:
         raise InvalidSetting(
-            f"{name} is {text!r}.",
+            f"{name} is {text[:40]!r}.",
             why=f"It must be a whole number from 0 to {largest}.",
             next_step=f"Set {name} to a number, or unset it for {default}.",
             fields=(FieldError(field=name, rule=f"0 to {largest}"),),

@@ -14,6 +14,9 @@ from prometheus_client import start_http_server
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UNMATCHED = "unmatched"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+OTHER_METHOD = "_OTHER"
+"""How the semantic conventions of OpenTelemetry name any other method, so that a client cannot make labels up."""
 
 _duration = metrics.get_meter("prooftrail").create_histogram(
     "http.server.request.duration", unit="s", description="Duration of HTTP requests by method, route and status"
@@ -60,7 +63,7 @@ class RequestMetrics:
 
 def _labels(scope: Scope, status: int) -> dict[str, Any]:
     return {
-        "http.request.method": scope["method"],
+        "http.request.method": scope["method"] if scope["method"] in METHODS else OTHER_METHOD,
         "http.route": getattr(scope.get("route"), "path", UNMATCHED),
         "http.response.status_code": status,
     }
