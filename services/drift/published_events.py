@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from shared.event import Fact
+from shared.log.facts import log_facts
 
 from .domain import drift_signal, monitoring_plan
 
 SERVICE = "drift"
 
-FACTS: tuple[type[Fact], ...] = (*monitoring_plan.FACTS, *drift_signal.FACTS)
+FACTS: tuple[type[Fact], ...] = (*monitoring_plan.FACTS, *drift_signal.FACTS, *log_facts(SERVICE))

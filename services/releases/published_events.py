@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shared.event import Fact
+from shared.log.facts import log_facts
 
 from .domain import change_plan, change_request, model_version, nonconformity, release, waiver
 
@@ -15,4 +16,5 @@ FACTS: tuple[type[Fact], ...] = (
     *release.FACTS,
     *waiver.FACTS,
     *nonconformity.FACTS,
+    *log_facts(SERVICE),
 )

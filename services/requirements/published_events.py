@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from shared.event import Fact
+from shared.log.facts import log_facts
 
 from .domain import ai_system, dataset, requirement
 
 SERVICE = "requirements"
 
-FACTS: tuple[type[Fact], ...] = (*ai_system.FACTS, *dataset.FACTS, *requirement.FACTS)
+FACTS: tuple[type[Fact], ...] = (*ai_system.FACTS, *dataset.FACTS, *requirement.FACTS, *log_facts(SERVICE))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from shared.event import Fact
+from shared.log.facts import log_facts
 
 from .domain import pack_stream
 
 SERVICE = "traceability"
 
-FACTS: tuple[type[Fact], ...] = pack_stream.FACTS
+FACTS: tuple[type[Fact], ...] = (*pack_stream.FACTS, *log_facts(SERVICE))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from shared.event import Fact
+from shared.log.facts import log_facts
 
 from .domain import evaluation_run, test_case, verification
 
 SERVICE = "verification"
 
-FACTS: tuple[type[Fact], ...] = (*test_case.FACTS, *evaluation_run.FACTS, *verification.FACTS)
+FACTS: tuple[type[Fact], ...] = (*test_case.FACTS, *evaluation_run.FACTS, *verification.FACTS, *log_facts(SERVICE))
