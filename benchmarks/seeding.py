@@ -98,10 +98,10 @@ def requirements_approved(count: int) -> Iterator[Seed]:
         yield Seed(f"requirement:{SYSTEM}/{key}", "requirements.requirement-approved", data)
 
 
-def verifications_approved(count: int, *, requirements: int) -> Iterator[Seed]:
-    """Verifications that met their criteria, spread over the requirements, recorded and approved."""
+def verifications_approved(count: int, *, requirements: int, first: int = 0) -> Iterator[Seed]:
+    """Verifications that met their criteria, spread over the requirements, recorded and approved; numbered from `first`."""
     signature = _signature()
-    for number in range(count):
+    for number in range(first, first + count):
         key, requirement = f"VER-{number:05d}", f"REQ-{number % requirements:05d}"
         verdict = {
             "criterion": "C1", "metric": "recall", "slice": "overall", "comparator": ">=", "threshold": 0.7,

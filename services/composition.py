@@ -23,7 +23,7 @@ from shared.http_pages import credentials, pages_router
 from shared.identity import TokenVerifier
 from shared.key_sources import JwksUrl
 from shared.local_issuer import LocalIssuer
-from shared.runtime import Runtime, Service, migrate_service, utc_now
+from shared.runtime import Runtime, Service, migrate_service, open_pool, utc_now
 from shared.settings import Settings, make_open_folder
 from shared.workers import Workers
 
@@ -82,9 +82,7 @@ async def _open_runtime(
     stack: contextlib.AsyncExitStack, settings: Settings, database_url: str, issuer: LocalIssuer | None
 ) -> tuple[Runtime, asyncpg.Pool]:
     pool = await stack.enter_async_context(
-        asyncpg.create_pool(
-            database_url, min_size=1, max_size=4, server_settings={"application_name": "prooftrail feed"}
-        )
+        await open_pool(database_url, connections_max=4, application_name="prooftrail feed")
     )
     executor = stack.enter_context(Workers())
     verifier = _verifier(settings, issuer, await stack.enter_async_context(httpx.AsyncClient()))

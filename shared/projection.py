@@ -15,6 +15,7 @@ from typing import Protocol
 
 import asyncpg
 
+from shared.advisory_lock import advisory_lock
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
 from shared.feed import Feed
@@ -199,12 +200,8 @@ class ProjectionRunner:
     @contextlib.asynccontextmanager
     async def _rebuilding(self) -> AsyncIterator[asyncpg.Connection]:
         """One rebuild at a time, whichever process does it."""
-        async with self._pool.acquire() as connection:
-            await connection.execute("SELECT pg_advisory_lock(hashtext($1))", f"{self._schema}.rebuild")
-            try:
-                yield connection
-            finally:
-                await connection.execute("SELECT pg_advisory_unlock(hashtext($1))", f"{self._schema}.rebuild")
+        async with self._pool.acquire() as connection, advisory_lock(connection, f"{self._schema}.rebuild"):
+            yield connection
 
     async def _rebuild(self, connection: asyncpg.Connection, progress: Progress | None) -> None:
         building, retired = f"{self._schema}_new", f"{self._schema}_old"

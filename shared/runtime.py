@@ -47,6 +47,26 @@ async def migrate_service(database_url: str, *, service: str, scripts: Path | No
         await connection.close()
 
 
+async def open_pool(
+    database_url: str, *, connections_max: int, application_name: str, search_path: str = "public"
+) -> asyncpg.Pool:
+    """Connections that are given back as they are: what is set on one is set for a transaction only (SET LOCAL).
+
+    The driver's own reset is a second round trip after each statement.
+    """
+
+    async def leave_as_it_is(_connection: object) -> None:
+        return
+
+    return await asyncpg.create_pool(
+        database_url,
+        min_size=1,
+        max_size=connections_max,
+        reset=leave_as_it_is,
+        server_settings={"search_path": search_path, "application_name": application_name},
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """The outside world of a service. `executor` runs work that burns CPU, apart from the event loop.
@@ -71,14 +91,11 @@ class Runtime:
         progress: Progress | None = None,
     ) -> Foundation:
         """Opens the pool and brings the projection's tables to this version; the schemas of all sources are migrated before."""
-        pool = await asyncpg.create_pool(
+        pool = await open_pool(
             self.database_url,
-            min_size=1,
-            max_size=POOL_CONNECTIONS_MAX,
-            server_settings={
-                "search_path": f"{service}_projection,{service}",
-                "application_name": f"prooftrail {service}",
-            },
+            connections_max=POOL_CONNECTIONS_MAX,
+            application_name=f"prooftrail {service}",
+            search_path=f"{service}_projection,{service}",
         )
         runner = ProjectionRunner(pool=pool, feed=self.feed, projection=projection)
         await runner.prepare(progress)

@@ -142,15 +142,18 @@ async def _requirement_approved(connection: asyncpg.Connection, event: RecordedE
     data = consumed.read(event, consumed.RequirementApproved)
     criteria = [{"key": one.key, "dataset": f"{one.dataset}@{one.dataset_version}"} for one in data.criteria]
     await connection.execute(
-        "INSERT INTO requirement VALUES ($1, $2, $3, $4) ON CONFLICT (system, key) DO UPDATE SET"
-        " revision = EXCLUDED.revision, criteria = EXCLUDED.criteria",
-        event.system, data.key, data.revision, msgspec.json.encode(criteria).decode(),
+        "INSERT INTO requirement VALUES ($1, $2, $3, $4, true, $5) ON CONFLICT (system, key) DO UPDATE SET"
+        " revision = EXCLUDED.revision, criteria = EXCLUDED.criteria, in_force = true, position = EXCLUDED.position",
+        event.system, data.key, data.revision, msgspec.json.encode(criteria).decode(), event.position,
     )  # fmt: skip
 
 
 async def _requirement_retired(connection: asyncpg.Connection, event: RecordedEvent) -> None:
     data = consumed.read(event, consumed.RequirementRetired)
-    await connection.execute("DELETE FROM requirement WHERE system = $1 AND key = $2", event.system, data.key)
+    await connection.execute(
+        "UPDATE requirement SET in_force = false, position = $3 WHERE system = $1 AND key = $2",
+        event.system, data.key, event.position,
+    )  # fmt: skip
 
 
 async def _dataset_registered(connection: asyncpg.Connection, event: RecordedEvent) -> None:
@@ -180,7 +183,7 @@ async def _verification_recorded(connection: asyncpg.Connection, event: Recorded
         event.system, data.key, data.requirement, data.requirement_revision, data.model_digest, data.post_hoc,
         f"{data.dataset}@{data.dataset_version} {data.dataset_digest}", msgspec.json.encode(verdicts).decode(), event.position,
     )  # fmt: skip
-    await _fold_standing(connection, event.system, data.key)
+    await _fold_standing(connection, event, data.key)
 
 
 _SEVERITY = ("met", "inconclusive", "not met")
@@ -192,26 +195,27 @@ def _verification(assignment: str) -> Effect:
         await connection.execute(
             f"UPDATE verification SET {assignment} WHERE system = $1 AND key = $2", event.system, key
         )
-        await _fold_standing(connection, event.system, key)
+        await _fold_standing(connection, event, key)
 
     return effect
 
 
-async def _fold_standing(connection: asyncpg.Connection, system: str | None, key: str) -> None:
+async def _fold_standing(connection: asyncpg.Connection, event: RecordedEvent, key: str) -> None:
     """Folds all verifications of the same requirement revision and model digest anew, in order of recording."""
     rows = await connection.fetch(
         "SELECT v.key, v.status, v.suspect, v.post_hoc, v.dataset, v.verdicts, v.model_digest, v.requirement, v.revision"
         " FROM verification v JOIN verification one USING (system, model_digest, requirement, revision)"
         " WHERE one.system = $1 AND one.key = $2 ORDER BY v.position",
-        system, key,
+        event.system, key,
     )  # fmt: skip
     if not rows:
         return
     standing = standing_of([_verification_input(row) for row in rows])
     await connection.execute(
-        "INSERT INTO standing VALUES ($1, $2, $3, $4, $5) ON CONFLICT (system, model_digest, requirement, revision)"
-        " DO UPDATE SET standing = EXCLUDED.standing",
-        system, rows[0]["model_digest"], rows[0]["requirement"], rows[0]["revision"], msgspec.json.encode(standing).decode(),
+        "INSERT INTO standing VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (system, model_digest, requirement, revision)"
+        " DO UPDATE SET standing = EXCLUDED.standing, position = EXCLUDED.position",
+        event.system, rows[0]["model_digest"], rows[0]["requirement"], rows[0]["revision"],
+        msgspec.json.encode(standing).decode(), event.position,
     )  # fmt: skip
 
 

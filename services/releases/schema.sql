@@ -100,15 +100,19 @@ CREATE TABLE nonconformity (
     PRIMARY KEY (system, key)
 );
 
--- Copies of requirements: what is in force, and the datasets that criteria are measured on.
+-- Copies of requirements: what is or was in force, and the datasets that criteria are measured on. `position` is that of the
+-- event that wrote a row last: whoever has read up to a position needs only the rows above it.
 
 CREATE TABLE requirement (
     system   text    NOT NULL,
     key      text    NOT NULL COLLATE "C",
     revision integer NOT NULL,
     criteria json    NOT NULL,
+    in_force boolean NOT NULL,
+    position bigint  NOT NULL,
     PRIMARY KEY (system, key)
 );
+CREATE INDEX requirement_by_position ON requirement (system, position);
 
 CREATE TABLE dataset (
     system    text    NOT NULL,
@@ -144,8 +148,10 @@ CREATE TABLE standing (
     requirement  text    NOT NULL COLLATE "C",
     revision     integer NOT NULL,
     standing     json    NOT NULL,
+    position     bigint  NOT NULL,
     PRIMARY KEY (system, model_digest, requirement, revision)
 );
+CREATE INDEX standing_by_position ON standing (system, model_digest, position);
 
 -- Copy of drift.
 

@@ -31,7 +31,8 @@ CLOSERS = (Role.AUTHOR, Role.APPROVER, Role.RELEASER)
 
 _FINDING = """
 SELECT v.key, v.status, v.suspect, v.post_hoc, v.model_digest, v.requirement,
-       EXISTS (SELECT FROM requirement r WHERE r.system = $1 AND r.key = v.requirement AND r.revision = v.revision) AS in_force,
+       EXISTS (SELECT FROM requirement r WHERE r.system = $1 AND r.key = v.requirement AND r.revision = v.revision AND r.in_force)
+           AS in_force,
        ARRAY(SELECT value FROM json_each_text(v.verdicts)) AS outcomes
 FROM verification v WHERE v.system = $1 AND {condition} ORDER BY v.position
 """
@@ -44,7 +45,7 @@ SELECT json_build_object(
         WHERE system = $1 AND NOT withdrawn))::text
 FROM requirement r LEFT JOIN standing s
     ON s.system = $1 AND s.model_digest = $2 AND s.requirement = r.key AND s.revision = r.revision
-WHERE r.system = $1 AND r.key = $3
+WHERE r.system = $1 AND r.key = $3 AND r.in_force
 """
 
 

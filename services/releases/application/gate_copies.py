@@ -1,17 +1,23 @@
-"""What the gate reads of this service's own copies: one statement, one snapshot; kept until a position moves."""
+"""What the gate reads of this service's own copies: one statement, one snapshot.
+
+Requirements and their standings are many and change one at a time, so they are kept in memory and only the rows that were written
+since are read. They follow from their positions alone, so what was kept stays true.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import asyncpg
 import msgspec
 
 from ..domain import gate
+from ..domain.evidence import CriterionInput, Standing
 
 KEPT_MAX = 8
-"""How many subjects are kept in memory: about 2 MB each with 1,000 requirements."""
+"""How many model digests are kept in memory: about 2 MB each with 1,000 requirements."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +30,8 @@ class Subject:
     environment: str | None
 
 
-class Copies(msgspec.Struct, frozen=True, kw_only=True):
-    """What the statement returns: the inputs without what the sources say of themselves."""
+class _Small(msgspec.Struct, frozen=True, kw_only=True):
+    """What is few."""
 
     own_head: int
     positions: dict[str, int]
@@ -36,19 +42,91 @@ class Copies(msgspec.Struct, frozen=True, kw_only=True):
     newest: str | None
     previous: gate.PreviousInput | None
     model_versions: tuple[gate.ModelVersionInput, ...]
-    requirements: tuple[gate.RequirementInput, ...]
     datasets: dict[str, str]
     monitoring_plans: tuple[gate.MonitoringPlanInput, ...]
     change: gate.ChangeInput | None
     waivers: tuple[gate.WaiverInput, ...]
 
 
-_copies_decoder = msgspec.json.Decoder(Copies)
+class Copies(_Small, frozen=True, kw_only=True):
+    """What the gate is told: the inputs without what the sources say of themselves."""
+
+    requirements: tuple[gate.RequirementInput, ...]
+
+
+class _RequirementRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    key: str
+    revision: int
+    criteria: tuple[CriterionInput, ...]
+    in_force: bool
+
+
+class _StandingRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    requirement: str
+    revision: int
+    standing: Standing
+
+
+class _Read(_Small, frozen=True, kw_only=True):
+    """What the statement returns: the rows that were written above the positions it was given, and which tables those are."""
+
+    tables: int
+    requirement_rows: tuple[_RequirementRow, ...]
+    standing_rows: tuple[_StandingRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """The requirements and the standings of one model digest, as of the positions of their sources; `inputs` are those in force."""
+
+    tables: int | None = None
+    requirements_position: int = -1
+    verification_position: int = -1
+    rows: Mapping[str, _RequirementRow] = field(default_factory=dict)
+    standings: Mapping[tuple[str, int], Standing] = field(default_factory=dict)
+    inputs: Mapping[str, gate.RequirementInput] = field(default_factory=dict)
+
+    def is_outdated_by(self, read: _Read) -> bool:
+        """A rebuild made new tables, which may hold what was a dead letter; a restored database is behind what was read of it."""
+        return (
+            self.tables not in (None, read.tables)
+            or self.requirements_position > read.positions["requirements"]
+            or self.verification_position > read.positions["verification"]
+        )
+
+    def with_rows(self, read: _Read) -> _Kept:
+        """What was kept, with the rows that were written since; `inputs` stay in order of key."""
+        rows = {**self.rows, **{row.key: row for row in read.requirement_rows}}
+        standings = {**self.standings, **{(row.requirement, row.revision): row.standing for row in read.standing_rows}}
+        inputs = dict(self.inputs)
+        for key in {row.key for row in read.requirement_rows} | {row.requirement for row in read.standing_rows}:
+            row = rows.get(key)
+            if row is not None and row.in_force:
+                inputs[key] = _input(row, standings)
+            else:
+                inputs.pop(key, None)
+        return _Kept(
+            tables=read.tables,
+            requirements_position=read.positions["requirements"],
+            verification_position=read.positions["verification"],
+            rows=rows,
+            standings=standings,
+            inputs=inputs if not read.requirement_rows else dict(sorted(inputs.items())),
+        )
+
+
+def _input(row: _RequirementRow, standings: Mapping[tuple[str, int], Standing]) -> gate.RequirementInput:
+    return gate.RequirementInput(
+        key=row.key, revision=row.revision, criteria=row.criteria, standing=standings.get((row.key, row.revision))
+    )
+
+
+_decoder = msgspec.json.Decoder(_Read)
 _waivers_decoder = msgspec.json.Decoder(tuple[gate.WaiverInput, ...])
 
 _SUBJECT_SQL = "SELECT model_digest, environment FROM release WHERE system = $1 AND key = $2"
 
-_BY_RELEASE = "SELECT $4::text AS key"
+_BY_RELEASE = "SELECT $6::text AS key"
 _BY_DIGEST = """
     SELECT (SELECT key FROM release WHERE system = $1 AND model_digest = $2 AND environment = $3
             AND status IN ('candidate', 'gated', 'approved', 'released') ORDER BY position DESC LIMIT 1) AS key"""
@@ -59,6 +137,7 @@ target AS (SELECT r.* FROM release r JOIN asked ON r.system = $1 AND r.key = ask
 newest AS (SELECT release FROM environment WHERE system = $1 AND environment = $3),
 version AS (SELECT model, version, withdrawn FROM model_version WHERE system = $1 AND digest = $2)
 SELECT json_build_object(
+    'tables', 'requirement'::regclass::oid::bigint,
     'own_head', (SELECT position FROM head),
     'positions', (SELECT json_object_agg(source, position) FROM position),
     'unread', (SELECT coalesce(json_object_agg(source, first), '{{}}') FROM (
@@ -76,11 +155,10 @@ SELECT json_build_object(
         AND p.key = CASE WHEN (SELECT status FROM target) NOT IN ('candidate', 'gated', 'approved')
             THEN (SELECT previous FROM target) ELSE (SELECT release FROM newest) END),
     'model_versions', (SELECT coalesce(json_agg(v ORDER BY v.model, v.version), '[]') FROM version v),
-    'requirements', (SELECT coalesce(json_agg(json_build_object('key', r.key, 'revision', r.revision, 'criteria', r.criteria,
-        'standing', s.standing) ORDER BY r.key), '[]')
-        FROM requirement r LEFT JOIN standing s ON s.system = $1 AND s.model_digest = $2
-            AND s.requirement = r.key AND s.revision = r.revision
-        WHERE r.system = $1),
+    'requirement_rows', (SELECT coalesce(json_agg(json_build_array(key, revision, criteria, in_force)), '[]')
+        FROM requirement WHERE system = $1 AND position > $4::bigint),
+    'standing_rows', (SELECT coalesce(json_agg(json_build_array(requirement, revision, standing)), '[]')
+        FROM standing WHERE system = $1 AND model_digest = $2 AND position > $5::bigint),
     'datasets', (SELECT coalesce(json_object_agg(name || '@' || version, digest), '{{}}') FROM dataset
         WHERE system = $1 AND NOT withdrawn),
     'monitoring_plans', (SELECT coalesce(json_agg(json_build_object('key', key, 'approved', approved) ORDER BY key), '[]')
@@ -104,58 +182,47 @@ _BY_RELEASE_SQL = _COPIES.format(asked=_BY_RELEASE, waivers=_TARGET_WAIVERS)
 _BY_DIGEST_SQL = _COPIES.format(asked=_BY_DIGEST, waivers=_TARGET_WAIVERS)
 
 
-class _Positions(msgspec.Struct, frozen=True, kw_only=True):
-    own_head: int
-    positions: dict[str, int]
-
-
-_positions_decoder = msgspec.json.Decoder(_Positions)
-
-_POSITIONS_SQL = """
-SELECT json_build_object('own_head', (SELECT position FROM head),
-    'positions', (SELECT json_object_agg(source, position) FROM position))::text
-"""
-
-
 @dataclass(frozen=True, kw_only=True)
 class GateCopies:
-    """Reads the copies. They follow from their positions alone, so what was read is good as long as none has moved."""
+    """Reads the copies."""
 
     pool: asyncpg.Pool
-    _kept: OrderedDict[Subject, Copies] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[tuple[str, str], _Kept] = field(default_factory=OrderedDict)
 
     async def read(self, subject: Subject) -> Copies | None:
         """All that the rules need to know of the subject; None if the release is unknown."""
-        kept = self._kept.get(subject)
-        if kept is not None:
-            now = _positions_decoder.decode(await self.pool.fetchval(_POSITIONS_SQL))
-            if now.positions == kept.positions:
-                self._kept.move_to_end(subject)
-                return msgspec.structs.replace(kept, own_head=now.own_head)
-        text = await self._fetch(subject)
-        if text is None:
-            return None
-        copies = _copies_decoder.decode(text)
-        self._keep(subject, copies)
-        return copies
+        model_digest, environment = subject.model_digest, subject.environment
+        if subject.release is not None:
+            row = await self.pool.fetchrow(_SUBJECT_SQL, subject.system, subject.release)
+            if row is None:
+                return None
+            model_digest, environment = row["model_digest"], row["environment"]
+        assert model_digest is not None
+        assert environment is not None
+        kept = self._kept.get((subject.system, model_digest), _Kept())
+        read = await self._fetch(subject, model_digest, environment, kept)
+        if kept.is_outdated_by(read):
+            kept = _Kept()
+            read = await self._fetch(subject, model_digest, environment, kept)
+        kept = kept.with_rows(read)
+        self._keep((subject.system, model_digest), kept)
+        small = {name: getattr(read, name) for name in _Small.__struct_fields__}
+        return Copies(**small, requirements=tuple(kept.inputs.values()))
 
     async def waivers(self, *, system: str, release: str) -> tuple[gate.WaiverInput, ...]:
         """The waivers of a release, whether it is opened or not."""
         return _waivers_decoder.decode(await self.pool.fetchval(_WAIVERS_SQL, system, release))
 
-    async def _fetch(self, subject: Subject) -> str | None:
+    async def _fetch(self, subject: Subject, model_digest: str, environment: str, kept: _Kept) -> _Read:
         """The statement plans better with a digest that it is given, and that of a release never changes."""
-        text: str | None = None
+        known = (subject.system, model_digest, environment, kept.requirements_position, kept.verification_position)
         if subject.release is None:
-            asked = (subject.system, subject.model_digest, subject.environment)
-            text = await self.pool.fetchval(_BY_DIGEST_SQL, *asked)
-        elif (row := await self.pool.fetchrow(_SUBJECT_SQL, subject.system, subject.release)) is not None:
-            asked = (subject.system, row["model_digest"], row["environment"])
-            text = await self.pool.fetchval(_BY_RELEASE_SQL, *asked, subject.release)
-        return text
+            return _decoder.decode(await self.pool.fetchval(_BY_DIGEST_SQL, *known))
+        return _decoder.decode(await self.pool.fetchval(_BY_RELEASE_SQL, *known, subject.release))
 
-    def _keep(self, subject: Subject, copies: Copies) -> None:
-        self._kept[subject] = copies
-        self._kept.move_to_end(subject)
+    def _keep(self, key: tuple[str, str], kept: _Kept) -> None:
+        """Of two that read at the same time the later one stays; either is true at its positions."""
+        self._kept[key] = kept
+        self._kept.move_to_end(key)
         while len(self._kept) > KEPT_MAX:
             self._kept.popitem(last=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from shared.access import Role
+from shared.advisory_lock import advisory_lock
 from shared.command import Change, CommandContext, execute, load_state
 from shared.event import Actor, Fact
 from shared.event_store import Receipt
@@ -257,13 +258,9 @@ class ReleaseControl:
     async def _alone_in(self, system: str, environment: str) -> AsyncIterator[None]:
         """One deployment at a time in an environment, whichever process records it, on a copy that has all before it."""
         name = f"releases.environment:{system}/{environment}"
-        async with self._deploying, self.desk.pool.acquire() as connection:
-            await connection.execute("SELECT pg_advisory_lock(hashtext($1))", name)
-            try:
-                await self.desk.read_all_of("releases")
-                yield
-            finally:
-                await connection.execute("SELECT pg_advisory_unlock(hashtext($1))", name)
+        async with self._deploying, self.desk.pool.acquire() as connection, advisory_lock(connection, name):
+            await self.desk.read_all_of("releases")
+            yield
 
     async def _newest(self, system: str, environment: str) -> str | None:
         """The release that the environment has, or had last."""
