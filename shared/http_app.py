@@ -17,12 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.artefacts import ARTEFACT_BYTES_MAX
 from shared.errors import FieldError, ProoftrailError, Unavailable
 from shared.http_doors import correlation_of
 from shared.telemetry import RequestMetrics
 
 BODY_BYTES_MAX = 1 << 20
-ARTEFACT_BYTES_MAX = 64 << 20
 LARGE_BODIES = re.compile(r"/v1/systems/[^/]+/(artefacts/.+|[^:]+:set-reference)")
 """Addresses that take whole files or whole columns of data."""
 

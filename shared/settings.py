@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from shared.errors import FieldError, Invalid
+
+ARTEFACTS_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+DEPLOYMENT_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 
 
 class InvalidSetting(Invalid):
@@ -20,7 +24,9 @@ class InvalidSetting(Invalid):
 class Settings:
     """Everything that can be set. `database_url` None means the embedded PostgreSQL in `data`.
 
-    `issuer` None means the embedded issuer. Times are in seconds.
+    `issuer` None means the embedded issuer. `deployment` is the first part of every log's origin; None means the one drawn once for
+    `data`. `witnesses` are those outside: (verifier key, address). `timestamp_url` is an RFC 3161 authority. `artefacts` is s3://bucket/prefix;
+    None means a folder in `data`. Times are in seconds.
     """
 
     data: Path
@@ -33,6 +39,11 @@ class Settings:
     sign_in_max_age_s: int = 900
     after_timeout_s: float = 5.0
     deadline_check_s: float = 5.0
+    deployment: str | None = None
+    witnesses: tuple[tuple[str, str], ...] = ()
+    timestamp_url: str | None = None
+    artefacts: str | None = None
+    artefacts_plain_http: bool = False
 
     @property
     def mode(self) -> str:
@@ -59,6 +70,11 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         issuer=environment.get("PROOFTRAIL_ISSUER") or None,
         audience=environment.get("PROOFTRAIL_AUDIENCE", "prooftrail"),
         sign_in_max_age_s=_number(environment, "PROOFTRAIL_SIGN_IN_MAX_AGE_S", 900, 86_400),
+        deployment=_deployment(environment),
+        witnesses=_witnesses(environment),
+        timestamp_url=environment.get("PROOFTRAIL_TIMESTAMP_URL") or None,
+        artefacts=_artefacts(environment),
+        artefacts_plain_http=_plain_http(environment),
     )
     if settings.mode == "embedded" and not _is_loopback(settings.host):
         raise InvalidSetting(
@@ -93,6 +109,58 @@ def _database_url(environment: Mapping[str, str]) -> str | None:
             fields=(FieldError(field="DATABASE_URL", rule="postgresql://user:password@host:port/database"),),
         )
     return url
+
+
+def _deployment(environment: Mapping[str, str]) -> str | None:
+    name = environment.get("PROOFTRAIL_DEPLOYMENT") or None
+    if name is not None and not DEPLOYMENT_NAME.fullmatch(name):
+        raise InvalidSetting(
+            f"PROOFTRAIL_DEPLOYMENT is {name[:40]!r}.",
+            why="It is the first part of every log's origin, which others pin: lower case, digits, dots and hyphens.",
+            next_step="Set PROOFTRAIL_DEPLOYMENT to a short name such as prooftrail.example.com, and never change it again.",
+            fields=(FieldError(field="PROOFTRAIL_DEPLOYMENT", rule=DEPLOYMENT_NAME.pattern),),
+        )
+    return name
+
+
+def _witnesses(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    entries = [entry.split() for entry in environment.get("PROOFTRAIL_WITNESSES", "").split(",") if entry.strip()]
+    if any(len(entry) != 2 or not entry[1].startswith(("http://", "https://")) for entry in entries):
+        raise InvalidSetting(
+            "PROOFTRAIL_WITNESSES holds an entry that is not a key and an address.",
+            why="A witness counts only with the key that its cosignatures are checked with.",
+            next_step="Write `<verifier key> <https address>` for each, with commas between them.",
+            fields=(FieldError(field="PROOFTRAIL_WITNESSES", rule="<verifier key> <https address>, ..."),),
+        )
+    return tuple((key, address) for key, address in entries)
+
+
+def _artefacts(environment: Mapping[str, str]) -> str | None:
+    address = environment.get("PROOFTRAIL_ARTEFACTS") or None
+    if address is not None and not ARTEFACTS_ADDRESS.fullmatch(address):
+        raise InvalidSetting(
+            f"PROOFTRAIL_ARTEFACTS is {address[:80]!r}.",
+            why="Evidence files are kept in a bucket of an S3-compatible server, or in the data folder.",
+            next_step="Set PROOFTRAIL_ARTEFACTS to s3://bucket or s3://bucket/prefix, or unset it for the data folder.",
+            fields=(FieldError(field="PROOFTRAIL_ARTEFACTS", rule=ARTEFACTS_ADDRESS.pattern),),
+        )
+    return address
+
+
+def _plain_http(environment: Mapping[str, str]) -> bool:
+    """Whether the S3 endpoint is one without TLS; over a network only if AWS_ALLOW_HTTP says that this is meant."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    endpoint = urlsplit(next((environment[name] for name in names if environment.get(name)), ""))
+    if endpoint.scheme != "http" or not environment.get("PROOFTRAIL_ARTEFACTS"):
+        return False
+    if not _is_loopback(endpoint.hostname or "") and environment.get("AWS_ALLOW_HTTP", "").lower() != "true":
+        raise InvalidSetting(
+            f"The S3 endpoint {endpoint.hostname} would be reached without TLS.",
+            why="Everybody on the way could read the evidence.",
+            next_step="Use an https address in AWS_ENDPOINT_URL, or set AWS_ALLOW_HTTP=true where the network is yours alone.",
+            fields=(FieldError(field="AWS_ENDPOINT_URL", rule="https, or http on loopback"),),
+        )
+    return True
 
 
 def _number(environment: Mapping[str, str], name: str, default: int, largest: int) -> int:

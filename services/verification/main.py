@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+from shared.artefacts import open_artefacts
 from shared.http_feed import feed_router
 from shared.http_signing import signing_router
 from shared.reaction import Reactions
@@ -15,7 +17,6 @@ from .application.signing import VerificationSigning
 from .application.suspecting import Suspecting
 from .application.test_cases import TestCases
 from .application.verifications import Verifications
-from .artefacts import ArtefactFolder
 from .http_api import router
 from .projections import VerificationProjection
 from .published_events import FACTS, SERVICE
@@ -28,7 +29,8 @@ async def build(runtime: Runtime) -> Service:
     foundation = await runtime.prepare(service=SERVICE, fact_types=FACTS, projection=VerificationProjection())
     store, access, pool = foundation.store, foundation.access, foundation.pool
     grounds = Grounds(pool=pool, timeout_s=runtime.settings.after_timeout_s)
-    artefacts = ArtefactFolder(folder=runtime.settings.data / "artefacts")
+    artefacts = open_artefacts(runtime.settings)
+    await asyncio.to_thread(artefacts.require_usable)
     test_cases = TestCases(store=store, access=access, pool=pool, grounds=grounds)
     runs = EvaluationRuns(
         store=store, access=access, pool=pool, grounds=grounds, artefacts=artefacts, executor=runtime.executor

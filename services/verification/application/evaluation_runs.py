@@ -13,13 +13,13 @@ from typing import Any
 import asyncpg
 
 from shared.access import Access, Role
+from shared.artefacts import Artefacts
 from shared.command import Change, CommandContext, execute, load_state
 from shared.errors import FieldError, Invalid
 from shared.event import Actor, Signature
 from shared.event_store import EventStore, Receipt
 from shared.signing import Signable, signable_of
 
-from ..artefacts import Artefacts
 from ..domain import evaluation_run
 from ..domain.evaluation_run import Artefact, Conditions, EvaluationRun, Grade, Measurement, Subject
 from ..domain.predictions import Demand, measure
@@ -229,13 +229,13 @@ class EvaluationRuns:
         return await asyncio.get_running_loop().run_in_executor(self.executor, work)
 
     async def _require_stored(self, system: str, artefact: Artefact) -> None:
-        content = await asyncio.to_thread(self.artefacts.get, system=system, digest=artefact.digest)
-        if len(content) != artefact.length:
+        length = await asyncio.to_thread(self.artefacts.length, system=system, digest=artefact.digest)
+        if length != artefact.length:
             raise EvaluationDemanded(
-                f"{artefact.name} has {len(content)} bytes, not {artefact.length}.",
+                f"{artefact.name} has {length} bytes, not {artefact.length}.",
                 why="The event carries digest and length of each evidence file.",
                 next_step="Send the length of the stored bytes.",
-                fields=(FieldError(field="/artefacts", rule=f"length {len(content)} for {artefact.digest}"),),
+                fields=(FieldError(field="/artefacts", rule=f"length {length} for {artefact.digest}"),),
             )
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import asyncpg
 
 from shared.access import Access, Role
+from shared.artefacts import Artefacts
 from shared.command import Change, CommandContext, execute, load_state
 from shared.errors import Conflict, Invalid
 from shared.event import Actor, Fact, RecordedEvent
 from shared.event_store import EventStore, Receipt
 
-from ..artefacts import Artefacts
 from ..domain import evaluation_run, suspicion, test_case, verification
 from ..domain.evaluation_run import EvaluationRunRecorded
 from ..domain.predictions import Comparison, Demand, compare_runs
