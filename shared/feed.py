@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from shared.event import RecordedEvent
 from shared.event_store import read_events, read_head
 
 POLL_SECONDS = 1.0
-"""How long a follower sleeps at most when no notification reaches it."""
+"""How late a change is noticed at most when no notification reaches us."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Feed(Protocol):
         """Up to `limit` events of the service above `after`, in order and without holes."""
 
     async def changed(self, *, service: str, after: int) -> None:
-        """Returns when the service may have events above `after`; may return early, at most POLL_SECONDS late."""
+        """Returns when the service has events above `after`, at most POLL_SECONDS late."""
 
     async def head(self, *, service: str) -> int:
         """The last position of the service that can be read now."""
@@ -60,18 +59,33 @@ class StoreFeed:
         self._dsn = dsn
         self._signals: dict[str, asyncio.Event] = {}
         self._heads: dict[str, int] = {}
+        self._looking = asyncio.Lock()
+        self._looked_at = 0.0
 
     async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
         return await read_events(self._pool, service=service, after=after, limit=limit)
 
     async def changed(self, *, service: str, after: int) -> None:
-        if self._heads.get(service, 0) > after:
-            return
-        signal = self._signals.setdefault(service, asyncio.Event())
-        # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the signal.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_SECONDS):
-                await signal.wait()
+        while self._heads.get(service, 0) <= after:
+            signal = self._signals.setdefault(service, asyncio.Event())
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes together with the signal.
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await signal.wait()
+            except TimeoutError:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Reads the heads of all services that somebody waits for: one of those whose time is up does it for the others."""
+        began = asyncio.get_running_loop().time()
+        async with self._looking:
+            if self._looked_at >= began - POLL_SECONDS / 2:
+                return
+            services = sorted(self._signals)
+            heads = " UNION ALL ".join(f"SELECT '{name}' AS service, position FROM {name}.head" for name in services)
+            for row in await self._pool.fetch(heads) if services else ():
+                self._advance(row["service"], row["position"])
+            self._looked_at = asyncio.get_running_loop().time()
 
     async def head(self, *, service: str) -> int:
         return await read_head(self._pool, service=service)
@@ -109,5 +123,9 @@ class StoreFeed:
 
     def _wake(self, _connection: object, _process: int, _channel: str, payload: str) -> None:
         service, _, position = payload.partition(":")
-        self._heads[service] = max(int(position), self._heads.get(service, 0))
-        self._signals.pop(service, asyncio.Event()).set()
+        self._advance(service, int(position))
+
+    def _advance(self, service: str, position: int) -> None:
+        if position > self._heads.get(service, 0):
+            self._heads[service] = position
+            self._signals.pop(service, asyncio.Event()).set()

@@ -88,10 +88,11 @@ def is_met(*, criteria: Sequence[CriterionInput], standing: Standing, datasets: 
     """
     if not criteria or standing.not_met is not None:
         return False
-    return all(
-        one.dataset in datasets and f"{one.key} {one.dataset} {datasets[one.dataset]}" in standing.met
-        for one in criteria
-    )
+    for one in criteria:
+        digest = datasets.get(one.dataset)
+        if digest is None or f"{one.key} {one.dataset} {digest}" not in standing.met:
+            return False
+    return True
 
 
 def evidence_digest(evidence: Sequence[Evidence]) -> str:

@@ -321,14 +321,21 @@ def _requirements(weighing: Weighing) -> Iterator[Missing]:
 
 def _weigh_requirement(inputs: GateInputs, requirement: RequirementInput) -> tuple[Evidence, Missing | None]:
     standing = requirement.standing or Standing()
-    evidence = Evidence(requirement=requirement.key, revision=requirement.revision, verifications=(), waiver=None)
     if is_met(criteria=requirement.criteria, standing=standing, datasets=inputs.datasets):
-        return msgspec.structs.replace(evidence, verifications=standing.used), None
+        return _evidence(requirement, verifications=standing.used), None
     waivers = [one for one in inputs.waivers if one.requirement == requirement.key]
     waiver = max(waivers, key=lambda one: (one.expires_at, one.key), default=None)
     if waiver is not None and inputs.at < waiver.expires_at:
-        return msgspec.structs.replace(evidence, waiver=waiver.key), None
-    return evidence, _missing_of(inputs, requirement, standing, waiver)
+        return _evidence(requirement, waiver=waiver.key), None
+    return _evidence(requirement), _missing_of(inputs, requirement, standing, waiver)
+
+
+def _evidence(
+    requirement: RequirementInput, *, verifications: tuple[str, ...] = (), waiver: str | None = None
+) -> Evidence:
+    return Evidence(
+        requirement=requirement.key, revision=requirement.revision, verifications=verifications, waiver=waiver
+    )
 
 
 def _missing_of(
