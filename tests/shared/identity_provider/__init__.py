@@ -21,7 +21,8 @@ import httpx
 HERE = Path(__file__).parent
 INSTALLATIONS = HERE.parents[2] / "build" / "identity-provider"
 REDIRECT_URI = "http://127.0.0.1/signed-in"
-ANSWER_TIMEOUT_S = 20
+ANSWER_TIMEOUT_S = 120
+"""A cold disk and two busy cores may take most of a minute to load it."""
 INSTALL_TIMEOUT_S = 180
 
 # The two newest functions that the provider calls, rather than a version number.
@@ -78,8 +79,9 @@ def _install(npm: str, pins: list[Path], folder: Path) -> None:
 class IdentityProvider:
     """A running provider. Its keys are `<algorithm>-<generation>`."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
+        self._log = log
         self.issuer: str = self._answer()["issuer"]
 
     def command(self, name: str) -> None:
@@ -94,9 +96,15 @@ class IdentityProvider:
         watchdog = threading.Timer(ANSWER_TIMEOUT_S, self._process.kill)
         watchdog.start()
         try:
-            answer: dict[str, str] = json.loads(self._process.stdout.readline())
+            line = self._process.stdout.readline()
         finally:
             watchdog.cancel()
+        if not line:
+            ended = f"ended with {self._process.wait(timeout=ANSWER_TIMEOUT_S)}"
+            raise AssertionError(
+                f"the identity provider {ended} instead of answering:\n{self._log.read_text()[-2000:]}"
+            )
+        answer: dict[str, str] = json.loads(line)
         return answer
 
 
@@ -114,7 +122,7 @@ def running(modules: Path, log: Path) -> Iterator[IdentityProvider]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield IdentityProvider(process)
+            yield IdentityProvider(process, log)
         finally:
             process.stdin.close()
             _end(process)
