@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -24,6 +24,7 @@ REDIRECT_URI = "http://127.0.0.1/signed-in"
 ANSWER_TIMEOUT_S = 120
 """A cold disk and two busy cores may take most of a minute to load it."""
 INSTALL_TIMEOUT_S = 180
+START_ATTEMPTS = 3
 
 # The two newest functions that the provider calls, rather than a version number.
 _RUNS = "process.exit(typeof URL.parse === 'function' && typeof require('crypto').hash === 'function' ? 0 : 1)"
@@ -112,6 +113,16 @@ class IdentityProvider:
 def running(modules: Path, log: Path) -> Iterator[IdentityProvider]:
     """The provider on a free port of the loopback; it ends when its stdin is closed."""
     with log.open("w") as stderr:
+        process, provider = _start(modules, log, stderr)
+        try:
+            yield provider
+        finally:
+            _end(process)
+
+
+def _start(modules: Path, log: Path, stderr: IO[str]) -> tuple[subprocess.Popen[str], IdentityProvider]:
+    """Once more if it ends before its first word: it is not what is tested here."""
+    for attempt in range(START_ATTEMPTS):
         process = subprocess.Popen(
             ["node", HERE / "provider.mjs", modules],
             stdin=subprocess.PIPE,
@@ -119,22 +130,25 @@ def running(modules: Path, log: Path) -> Iterator[IdentityProvider]:
             stderr=stderr,
             text=True,
         )
-        assert process.stdin is not None
-        assert process.stdout is not None
         try:
-            yield IdentityProvider(process, log)
-        finally:
-            process.stdin.close()
+            return process, IdentityProvider(process, log)
+        except AssertionError:
             _end(process)
-            process.stdout.close()
+            if attempt == START_ATTEMPTS - 1:
+                raise
+    raise AssertionError("no attempt was made")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
     try:
         process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    process.stdout.close()
 
 
 async def service_token(client: httpx.AsyncClient, issuer: str, *, resource: str) -> str:
