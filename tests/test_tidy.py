@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE_LINES_MAX = 500
+# The verifier is one file on purpose: an auditor reads it and carries it away.
+FILE_LINES_MAX_OF = {Path("verifier/prooftrail_verify.py"): 1200}
 FUNCTION_LINES_MAX = 50
 SERVICE_README_LINES = range(8, 41)
 DECISION_SECTIONS = ("Context", "Decision", "Consequences", "Alternatives")
@@ -112,7 +114,9 @@ def test_the_checkout_is_seen() -> None:
 
 def test_files_are_short() -> None:
     """A file that grows past the limit is two rooms."""
-    assert [f"{path}: {n} lines" for path in PYTHON if (n := len(_text(path).splitlines())) > FILE_LINES_MAX] == []
+    lengths = {path: len(_text(path).splitlines()) for path in PYTHON}
+    too_long = {path: n for path, n in lengths.items() if n > FILE_LINES_MAX_OF.get(path, FILE_LINES_MAX)}
+    assert too_long == {}
 
 
 def test_functions_are_short() -> None:
