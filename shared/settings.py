@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from shared.errors import FieldError, Invalid
 
-ARTEFACTS_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+ARTEFACTS_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 DEPLOYMENT_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 
 
