@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 
 from shared.command import CommandContext
+from shared.errors import FieldError, Invalid
 from shared.event import Actor
 from shared.http_doors import (
     PROBLEMS,
@@ -33,12 +34,36 @@ from shared.http_doors import (
 
 from .application import Traceability
 from .evidence_html import render
+from .trace_book import Seen, When
 
 System = Annotated[str, Path(pattern=SYSTEM_PATTERN)]
-Position = Annotated[int | None, Query(ge=0, le=2**62, description="as of this ledger position; now without it")]
+Position = Annotated[int | None, Query(ge=0, le=2**62, description="known at this ledger position; now without it")]
+KnownAt = Annotated[
+    Moment | None, Query(description="what had been recorded by this moment; not together with ledger_position")
+]
+AsOf = Annotated[Moment | None, Query(description="what was true at this moment; all that is known without it")]
 Release = Annotated[
     str | None, Query(max_length=63, description="the pack of this release; of the whole system without it")
 ]
+
+
+class TwoMomentsKnown(Invalid):
+    """`known_at` and `ledger_position` both say what is known."""
+
+
+def asked_when(ledger_position: Position = None, known_at: KnownAt = None, as_of: AsOf = None) -> When:
+    """The moment on each time axis that a reader asks for."""
+    if ledger_position is not None and known_at is not None:
+        raise TwoMomentsKnown(
+            "The request says twice what is known.",
+            why="A ledger position and a time of recording may differ.",
+            next_step="Send known_at or ledger_position, not both.",
+            fields=(FieldError(field="known_at", rule="not together with ledger_position"),),
+        )
+    return When(known=known_at if ledger_position is None else ledger_position, as_of=as_of)
+
+
+AskedWhen = Annotated[When, Depends(asked_when)]
 
 
 class IssueEvidencePack(CommandBody):
@@ -69,11 +94,22 @@ class LedgerPage(BaseModel):
     next_position: int
 
 
+class SeenFrom(BaseModel):
+    """`as_of`: what was true then; `known_at` and `ledger_position`: the last that was known. None before the first event."""
+
+    as_of: datetime | None
+    known_at: datetime | None
+    ledger_position: int
+
+
 class TimelineItem(BaseModel):
+    """`effective_at` is since when it is true, given when as_of is asked for or the event says so."""
+
     ledger_position: int
     service: str
     position: int
     recorded_at: datetime
+    effective_at: datetime | None
     name: str
     record: str
     actor: dict[str, object]
@@ -82,11 +118,15 @@ class TimelineItem(BaseModel):
 
 
 class TimelinePage(BaseModel):
+    """A page may be short: `next_position` tells whether there is more. `ledger_position` is the last that was known."""
+
     items: list[TimelineItem]
     next_position: int
+    as_of: datetime | None
+    ledger_position: int
 
 
-class MatrixPage(BaseModel):
+class MatrixPage(SeenFrom):
     items: list[dict[str, object]]
     next_page_token: str | None
 
@@ -100,13 +140,12 @@ class GapItem(BaseModel):
     since: int
 
 
-class GapList(BaseModel):
+class GapList(SeenFrom):
     items: list[GapItem]
 
 
-class State(BaseModel):
+class State(SeenFrom):
     system: str
-    ledger_position: int
     recorded_at: datetime | None
     service_positions: dict[str, int]
     state_digest: str
@@ -140,6 +179,10 @@ def router(*, doors: Doors, application: Traceability) -> APIRouter:
     return routes
 
 
+def _seen_from(seen: Seen) -> dict[str, object]:
+    return {"as_of": seen.as_of, "known_at": seen.known_at, "ledger_position": seen.trace.position}
+
+
 def _json(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
@@ -169,27 +212,14 @@ def _add_ledger_routes(routes: APIRouter, doors: Doors, application: Traceabilit
     async def get_timeline(
         actor: Annotated[Actor, Depends(doors.reader)],
         system: System,
+        when: AskedWhen,
         from_position: Annotated[int, Query(ge=0, le=2**62)] = 0,
         page_size: PageSize = 100,
     ) -> Response:
-        entries = await application.entries(actor=actor, system=system, after=from_position, limit=page_size)
-        items = []
-        for entry in entries:
-            content = entry.event.content()
-            items.append(
-                {
-                    "ledger_position": entry.position,
-                    "service": entry.event.service,
-                    "position": entry.event.position,
-                    "recorded_at": entry.event.recorded_at,
-                    "name": entry.event.name,
-                    "record": entry.event.stream,
-                    "actor": content["actor"],
-                    "reason": content["reason"],
-                    "causation": content["causation"],
-                }
-            )
-        return _json({"items": items, "next_position": entries[-1].position if entries else from_position})
+        lines, next_position, known = await application.timeline(
+            actor=actor, system=system, when=when, after=from_position, limit=page_size
+        )
+        return _json({"items": lines, "next_position": next_position, "as_of": when.as_of, "ledger_position": known})
 
 
 def _add_trace_routes(routes: APIRouter, doors: Doors, application: Traceability) -> None:
@@ -197,47 +227,40 @@ def _add_trace_routes(routes: APIRouter, doors: Doors, application: Traceability
     async def get_matrix(
         actor: Annotated[Actor, Depends(doors.reader)],
         system: System,
+        when: AskedWhen,
         model_digest: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
-        ledger_position: Position = None,
         page_size: PageSize = 50,
         page_token: PageToken = "",
     ) -> Response:
         start = page_start(page_token, str)
-        found = await application.matrix(
+        found, seen = await application.matrix(
             actor=actor,
             system=system,
             after=start[0] if start else "",
             limit=page_size,
             model_digest=model_digest,
-            position=ledger_position,
+            when=when,
         )
         page = page_of(found, page_size, lambda row: (row.requirement,))
-        return _json({"items": page.items, "next_page_token": page.next_page_token})
+        return _json({**_seen_from(seen), "items": page.items, "next_page_token": page.next_page_token})
 
     @routes.get("/gaps", operation_id="list_gaps", response_model=GapList)
-    async def list_gaps(
-        actor: Annotated[Actor, Depends(doors.reader)], system: System, ledger_position: Position = None
-    ) -> Response:
-        items = await application.gaps(actor=actor, system=system, position=ledger_position, at=doors.clock())
-        return _json({"items": items})
+    async def list_gaps(actor: Annotated[Actor, Depends(doors.reader)], system: System, when: AskedWhen) -> Response:
+        items, seen = await application.gaps(actor=actor, system=system, when=when)
+        return _json({**_seen_from(seen), "as_of": seen.at, "items": items})
 
     @routes.get("/state", operation_id="get_state", response_model=State)
-    async def get_state(
-        actor: Annotated[Actor, Depends(doors.reader)],
-        system: System,
-        ledger_position: Position = None,
-        known_at: Annotated[Moment | None, Query(description="what had been recorded by this moment")] = None,
-    ) -> Response:
-        return _json(await application.state(actor=actor, system=system, position=ledger_position, moment=known_at))
+    async def get_state(actor: Annotated[Actor, Depends(doors.reader)], system: System, when: AskedWhen) -> Response:
+        return _json(await application.state(actor=actor, system=system, when=when))
 
     @routes.get("/record", operation_id="get_record", response_model=RecordAnswer)
     async def get_record(
         actor: Annotated[Actor, Depends(doors.reader)],
         system: System,
+        when: AskedWhen,
         stream: Annotated[str, Query(min_length=3, max_length=300)],
-        ledger_position: Position = None,
     ) -> Response:
-        return _json(await application.record(actor=actor, system=system, stream=stream, position=ledger_position))
+        return _json(await application.record(actor=actor, system=system, stream=stream, when=when))
 
 
 def _add_pack_routes(routes: APIRouter, doors: Doors, application: Traceability) -> None:
@@ -245,20 +268,20 @@ def _add_pack_routes(routes: APIRouter, doors: Doors, application: Traceability)
     async def get_evidence_pack(
         actor: Annotated[Actor, Depends(doors.reader)],
         system: System,
+        when: AskedWhen,
         release: Release = None,
-        ledger_position: Position = None,
     ) -> Response:
-        content = await application.pack(actor=actor, system=system, release=release, position=ledger_position)
+        content = await application.pack(actor=actor, system=system, release=release, when=when)
         return Response(content, media_type="application/json")
 
     @routes.get("/evidence-pack.html", operation_id="get_evidence_pack_page", response_class=HTMLResponse)
     async def get_evidence_pack_page(
         actor: Annotated[Actor, Depends(doors.reader)],
         system: System,
+        when: AskedWhen,
         release: Release = None,
-        ledger_position: Position = None,
     ) -> Response:
-        content = await application.pack(actor=actor, system=system, release=release, position=ledger_position)
+        content = await application.pack(actor=actor, system=system, release=release, when=when)
         return HTMLResponse(render(content))
 
     @routes.post("/evidence-packs", operation_id="issue_evidence_pack", status_code=201, response_model=ReceiptAnswer)

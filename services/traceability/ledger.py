@@ -95,11 +95,20 @@ class Ledger:
         return position
 
     async def position_at(self, moment: datetime) -> int:
-        """The last ledger position whose events were all recorded up to the moment."""
-        position: int | None = await self.pool.fetchval(
-            "SELECT position FROM traceability.ledger WHERE recorded_at <= $1 ORDER BY position DESC LIMIT 1", moment
+        """The last ledger position up to which every event was recorded by the moment."""
+        position: int = await self.pool.fetchval(
+            "SELECT coalesce((SELECT min(position) - 1 FROM traceability.ledger WHERE recorded_at > $1),"
+            " (SELECT position FROM traceability.ledger_head))",
+            moment,
         )
-        return position or 0
+        return position
+
+    async def recorded_at(self, position: int) -> datetime | None:
+        """When the event at the ledger position was recorded; None if there is none."""
+        moment: datetime | None = await self.pool.fetchval(
+            "SELECT recorded_at FROM traceability.ledger WHERE position = $1", position
+        )
+        return moment
 
     async def wait(self, after: Mapping[str, int]) -> None:
         """Returns once the ledger holds everything up to `after`; NotThereYet when that takes too long."""

@@ -31,6 +31,7 @@ async def build(runtime: Runtime) -> Service:
         ledger=ledger,
         book=book,
         names=Names(pool=foundation.pool, services=runtime.services),
+        clock=runtime.clock,
     )
     doors = runtime.doors(foundation, wait=application.wait)
     return Service(
