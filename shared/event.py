@@ -24,7 +24,7 @@ import msgspec
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 
-from shared.errors import Invalid
+from shared.errors import FieldError, Invalid
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -127,6 +127,26 @@ class _Record(msgspec.Struct, frozen=True):
     correlation: str
     causation: str | None
     data: msgspec.Raw
+
+
+class EffectiveInTheFuture(Invalid):
+    """A fact is told when it has happened."""
+
+
+def require_not_future(effective_at: datetime | None, *, at: datetime) -> None:
+    """For facts that may be told late: `effective_at` is since when they are true, None for since they are told."""
+    if effective_at is not None and effective_at > at:
+        raise EffectiveInTheFuture(
+            "effective_at lies in the future.",
+            why="It says since when something is true that has happened.",
+            next_step="Send the time at which it happened, or leave effective_at out for now.",
+            fields=(FieldError(field="/effective_at", rule=f"at most {at.isoformat()}"),),
+        )
+
+
+def without_effective_at(data: dict[str, Any]) -> dict[str, Any]:
+    """Upcaster of facts that got `effective_at` in a later version: until then they were told when they happened."""
+    return {**data, "effective_at": None}
 
 
 class UnknownEventName(Invalid):

@@ -106,6 +106,12 @@ class CommandBody(Body):
     ]
 
 
+class LateBody(CommandBody):
+    """A command that may be told late. `effective_at` is since when it is true; without it, since now."""
+
+    effective_at: Moment | None = None
+
+
 class SigningBody(CommandBody):
     """A signature: the digest that the signer fetched, and optionally all digests signed in the same act."""
 

@@ -131,10 +131,12 @@ async def _release_deployed(connection: asyncpg.Connection, event: RecordedEvent
 
 
 async def _set_environment(connection: asyncpg.Connection, event: RecordedEvent, *, release: str) -> None:
+    content = event.content()
     await connection.execute(
-        "INSERT INTO environment VALUES ($1, $2, $3)"
-        " ON CONFLICT (system, environment) DO UPDATE SET release = EXCLUDED.release",
-        event.system, event.content()["data"]["environment"], release,
+        "INSERT INTO environment VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (system, environment) DO UPDATE SET release = EXCLUDED.release, since = EXCLUDED.since",
+        event.system, content["data"]["environment"], release,
+        content["data"].get("effective_at") or content["recorded_at"],
     )  # fmt: skip
 
 
