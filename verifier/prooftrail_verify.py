@@ -21,7 +21,9 @@ from __future__ import annotations
 import argparse
 import base64
 import concurrent.futures
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import itertools
 import json
@@ -29,12 +31,13 @@ import multiprocessing
 import re
 import struct
 import sys
+import threading
 import zlib
 from array import array
 from binascii import hexlify
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -50,6 +53,7 @@ DIRECTORY_BYTES_MAX = 1 << 28
 BLOCK_LEAVES = 4096
 SCAN_BYTES = 1 << 18  # fits into the cache of one core
 BESIDE_BYTES_MIN = 1 << 25
+SEGMENTS_OF_A_PROCESS = 4
 FULL = 0xFFFFFFFF
 
 
@@ -515,26 +519,27 @@ class Log:
 def check_log(container: Container, manifest: Manifest, service: str, pins: Pins) -> Log:
     """Keys, checkpoint, witnesses, events and tree of one service; Failure says what does not hold first."""
     covered, name = manifest.services[service], f"{manifest.deployment}/{service}"
-    try:
-        proof = json.loads(container.read(f"proof/{service}.json"))
-        positions, leaves = _positions(proof["positions"]), Hashes(_base64(proof["leaves"]))
-        nodes = [_base64(node) for node in proof["nodes"]]
-        witnesses = [parse_key(key) for key in proof["witnesses"]]
-        if len(leaves.content) != 32 * len(positions) or any(len(node) != 32 for node in nodes):
-            raise ValueError("it has not one hash for each event")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Failure(Code.TREE, f"the proof cannot be read: {error!r}", service) from error
-    trusted, pinned = _trusted_keys(proof, name, service, pins)
-    checkpoint = _signed_checkpoint(proof.get("checkpoint"), name, trusted, service)
-    if checkpoint.size < covered.position:
-        what = f"the checkpoint is of size {checkpoint.size}, and the manifest goes up to {covered.position}"
-        raise Failure(Code.CHECKPOINT, what, service)
-    kept = [_signed_checkpoint(note, name, trusted, service) for note in proof.get("checkpoints", ())]
-    tree = Tree(checkpoint.size, positions, Hashes(b""), nodes)
-    log = Log(service, trusted, checkpoint, tree, [], pinned, kept=sorted(kept, key=lambda one: one.size))
-    order = _order_beside(container, manifest, log, leaves) or _order(container, manifest, log, leaves)
+    with _scanning(container, manifest, service) as scanned:
+        try:
+            proof = json.loads(container.read(f"proof/{service}.json"))
+            positions, leaves = _positions(proof["positions"]), Hashes(base64.b64decode(proof["leaves"], validate=True))
+            nodes = [_base64(node) for node in proof["nodes"]]
+            witnesses = [parse_key(key) for key in proof["witnesses"]]
+            if len(leaves.content) != 32 * len(positions) or any(len(node) != 32 for node in nodes):
+                raise ValueError("it has not one hash for each event")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Failure(Code.TREE, f"the proof cannot be read: {error!r}", service) from error
+        trusted, pinned = _trusted_keys(proof, name, service, pins)
+        checkpoint = _signed_checkpoint(proof.get("checkpoint"), name, trusted, service)
+        if checkpoint.size < covered.position:
+            what = f"the checkpoint is of size {checkpoint.size}, and the manifest goes up to {covered.position}"
+            raise Failure(Code.CHECKPOINT, what, service)
+        kept = [_signed_checkpoint(note, name, trusted, service) for note in proof.get("checkpoints", ())]
+        tree = Tree(checkpoint.size, positions, Hashes(b""), nodes)
+        log = Log(service, trusted, checkpoint, tree, [], pinned, kept=sorted(kept, key=lambda one: one.size))
+        order = _order(container, manifest, log, leaves, scanned)
     order.finish(covered)
-    tree.leaves = order.hashes()
+    tree.leaves, tree.blocks = order.hashes(), order.segment.blocks
     _check_tree(log, order, leaves)
     order.require_head(covered)
     log.witnesses = _witnesses(log, witnesses, pins)
@@ -614,20 +619,23 @@ def _lines(chunks: Iterator[bytes], service: str) -> Iterator[list[bytes]]:
         raise Failure(Code.EVENT, "the last event ends without a line feed", service)
 
 
-def _order(container: Container, manifest: Manifest, log: Log, stated: Hashes) -> Order:
-    order = Order(log.service, manifest.system, log.tree.positions, manifest.services[log.service].position, stated)
+def _order(
+    container: Container, manifest: Manifest, log: Log, stated: Hashes, scanned: Iterable[Segment | None]
+) -> Order:
+    """All events of the log: as other processes scanned them, or one by one if there is anything to look at in detail."""
+    last, system = manifest.services[log.service].position, manifest.system
+    order = Order(log.service, system, log.tree.positions, last, stated)
+    found = [segment is not None and order.join(segment) for segment in scanned]
+    if found and all(found):
+        return order
+    order = Order(log.service, system, log.tree.positions, last, stated)
     for lines in _lines(container.chunks(f"events/{log.service}.jsonl"), log.service):
         order.take(lines)
     return order
 
 
-@dataclass
-class Head:
-    """The last event of an AI system that was seen: its number there, its hash and its position."""
-
-    number: int
-    leaf: bytes
-    position: int
+Head = tuple[int, bytes, int]
+"""The last event of an AI system that was seen: its number there, its hash and its position."""
 
 
 @dataclass
@@ -645,8 +653,7 @@ class Segment:
     needed_versions: dict[bytes, int] = field(default_factory=dict)
 
 
-NONE = Head(0, b"", 0)
-NO_PARTS = (b"",) * 10
+NONE: Head = (0, b"", 0)
 
 
 class Order:
@@ -686,30 +693,31 @@ class Order:
 
     def take(self, lines: Sequence[bytes]) -> None:
         """The next events. What is not plainly right is looked at in detail, which tells what is wrong."""
-        sha256, segment, hashes = hashlib.sha256, self.segment, self._hashes
+        sha256, segment, hashes, expected = hashlib.sha256, self.segment, self._hashes, self._expected
         heads, versions, last_at = segment.heads, segment.versions, segment.last_at
         for line in lines:
             leaf = sha256(b"\0" + line).digest()
             hashes.append(leaf)
-            at = next(self._expected, 0)
-            parts = line.split(b",", 9)
-            own, position, time, system, sequence, previous, _, stream, version, rest = (
-                parts if len(parts) == 10 else NO_PARTS
-            )
+            at = next(expected, 0)
+            try:
+                own, position, time, system, sequence, previous, _, stream, version, rest = line.split(b",", 9)
+            except ValueError:
+                own = position = time = system = sequence = previous = stream = version = rest = b""
             head, count = heads.get(system), versions.get(stream, 0) + 1
             if (
                 head is not None
                 and own == self._own
                 and position == b'"position":%d' % at
                 and time >= last_at
-                and sequence == b'"system_sequence":%d' % (head.number + 1)
-                and previous == b'"system_previous":"%b"' % hexlify(head.leaf)
+                and sequence == b'"system_sequence":%d' % (head[0] + 1)
+                and previous == b'"system_previous":"%b"' % hexlify(head[1])
                 and version == b'"version":%d' % count
-                and (count > 1 or not self._from_middle)
                 and rest.startswith(self._name)
                 and len(time) == 43
             ):
-                head.number, head.leaf, head.position = head.number + 1, leaf, at
+                heads[system] = head[0] + 1, leaf, at
+                if count == 1:
+                    segment.needed_versions[stream] = 1
             else:
                 segment.last_at = last_at
                 time, stream, count = self._inspect(line, leaf, at)
@@ -729,8 +737,9 @@ class Order:
             raise self._failure(at, Code.ORDER, "the event is recorded earlier than the one before it")
         self._inspect_system(leaf, at, system, sequence, previous, stream)
         count = segment.versions.get(stream, 0) + 1
-        if count == 1 and self._from_middle:
-            segment.needed_versions[stream] = count = int(version)
+        if count == 1:
+            count = int(version) if self._from_middle else 1
+            segment.needed_versions[stream] = count
         if int(version) != count:
             what = f"{stream.decode(errors='replace')} goes on with version {int(version)}, not {count}"
             raise self._failure(at, Code.ORDER, what)
@@ -751,9 +760,9 @@ class Order:
         head = self.segment.heads.get(system, NONE)
         if head is NONE and self._from_middle:
             self.segment.needed_heads[system] = (int(sequence), previous)
-        elif int(sequence) != head.number + 1 or previous != _quoted(head):
+        elif int(sequence) != head[0] + 1 or previous != _quoted(head):
             raise self._broken(at, head, int(sequence))
-        self.segment.heads[system] = Head(int(sequence), leaf, at)
+        self.segment.heads[system] = int(sequence), leaf, at
 
     def join(self, later: Segment) -> bool:
         """Takes on what another process found for the events that follow; False if it does not follow."""
@@ -761,7 +770,7 @@ class Order:
         fits = later.first == len(self.hashes()) + 1 and later.first_at >= mine.last_at
         for system, (number, previous) in later.needed_heads.items():
             head = mine.heads.get(system, NONE)
-            fits &= number == head.number + 1 and previous == _quoted(head)
+            fits &= number == head[0] + 1 and previous == _quoted(head)
         versions = mine.versions
         fits &= all(versions.get(stream, 0) + 1 == needed for stream, needed in later.needed_versions.items())
         mine.hashes += later.hashes
@@ -795,62 +804,62 @@ class Order:
         return self._failure(expected or stamped, Code.ORDER, what, stamped)
 
     def _broken(self, at: int, head: Head, number: int) -> Failure:
-        if number == head.number + 1 and head.position:
+        before, _, position = head
+        if number == before + 1 and position:
             what = f"the event has not the hash that the system's next one, at {at}, names"
-            return self._failure(at, Code.EVENT, what, head.position)
-        what = f"the event is number {number} of its AI system where {head.number + 1} should follow"
-        return self._failure(at, Code.ORDER, what, head.position + 1 if number > head.number else at, at)
+            return self._failure(at, Code.EVENT, what, position)
+        what = f"the event is number {number} of its AI system where {before + 1} should follow"
+        return self._failure(at, Code.ORDER, what, position + 1 if number > before else at, at)
 
     def finish(self, covered: Covered) -> None:
         """Nothing is missing at the end, and it is as many events as the manifest says."""
         missing = next(self._expected, None)
         if missing is not None:
             raise self._failure(missing, Code.ORDER, "the event is missing")
-        head = self._head()
-        if head.number != covered.count:
-            what = f"{head.number} events are here, and the manifest says {covered.count}"
-            until = covered.position if head.number < covered.count else None
-            raise self._failure(head.position + 1, Code.ORDER, what, until=until)
+        count, _, position = self._head()
+        if count != covered.count:
+            what = f"{count} events are here, and the manifest says {covered.count}"
+            until = covered.position if count < covered.count else None
+            raise self._failure(position + 1, Code.ORDER, what, until=until)
         if len(self.hashes()) != len(self._positions):
-            raise Failure(Code.TREE, "the proof has not one hash for each event", self._service, head.position + 1)
+            raise Failure(Code.TREE, "the proof has not one hash for each event", self._service, position + 1)
 
     def require_head(self, covered: Covered) -> None:
         """The last event is the one that the manifest names."""
-        head = self._head()
-        if (head.leaf.hex() or "-") != covered.last:
+        _, leaf, position = self._head()
+        if (leaf.hex() or "-") != covered.last:
             what = "the last event is not the one that the manifest names"
-            raise Failure(Code.ORDER, what, self._service, head.position or None)
+            raise Failure(Code.ORDER, what, self._service, position or None)
 
     def _head(self) -> Head:
         """Count, leaf hash and position of the last event that the pack is about."""
         if self._system != "*":
             return self.segment.heads.get(f'"system":"{self._system}"'.encode(), NONE)
         hashes = self.hashes()
-        return Head(len(hashes), hashes.one(len(hashes) - 1), len(hashes)) if hashes else NONE
+        return (len(hashes), hashes.one(len(hashes) - 1), len(hashes)) if len(hashes) else NONE
 
 
 def _quoted(head: Head) -> bytes:
-    return b'"%b"' % hexlify(head.leaf) if head.number else b"null"
+    return b'"%b"' % hexlify(head[1]) if head[0] else b"null"
 
 
-def _order_beside(container: Container, manifest: Manifest, log: Log, stated: Hashes) -> Order | None:
-    """The same for all events of a large log, in several processes; None if there is anything to look at in detail."""
-    member = container.members[f"events/{log.service}.jsonl"]
+@contextlib.contextmanager
+def _scanning(container: Container, manifest: Manifest, service: str) -> Iterator[Iterable[Segment | None]]:
+    """Scans the events of a large log in other processes for as long as the block is open; nothing for a small one."""
+    member = container.members[f"events/{service}.jsonl"]
     if container.path is None or manifest.system != "*" or member.size < BESIDE_BYTES_MIN:
-        return None
-    places = container.cuts(member, multiprocessing.cpu_count())
-    with concurrent.futures.ProcessPoolExecutor(len(places)) as processes:
-        results = processes.map(_scan, [(container.path, *place, log.service) for place in places])
-        order = Order(log.service, "*", log.tree.positions, manifest.services[log.service].position, stated)
-        for found in results:
-            if found is None or not order.join(found):
-                return None
-    log.tree.blocks = order.segment.blocks
-    return order
+        yield ()
+        return
+    count = multiprocessing.cpu_count()
+    places = container.cuts(member, SEGMENTS_OF_A_PROCESS * count)
+    method = "spawn" if threading.active_count() > 1 else None  # a process with threads is not forked
+    with concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context(method)) as processes:
+        yield processes.map(_scan, [(container.path, *place, service) for place in places])
 
 
 def _scan(place: tuple[Path, int, int, str]) -> Segment | None:
     """The events in a part of the file; None if something is wrong with them."""
+    gc.disable()  # this process makes no cycles, and ends soon
     path, start, end, service = place
     with path.open("rb") as file:
         file.seek(start)
