@@ -39,11 +39,9 @@ class Told:
         data: dict[str, Any] = {"key": self.stream.partition("/")[2], "model_digest": "d", "requirement": "REQ-1"}
         if self.since is not None:
             data["effective_at"] = (BEGAN + self.since * HOUR).isoformat()
-        if self.cause is not None:
-            data["cause_event"] = str(self.cause)
         return {
             "id": str(number), "service": self.name.partition(".")[0], "position": number, "name": self.name,
-            "stream": self.stream, "causation": None, "data": data,
+            "stream": self.stream, "causation": None if self.cause is None else str(self.cause), "data": data,
         }  # fmt: skip
 
 

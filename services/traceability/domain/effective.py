@@ -50,7 +50,7 @@ def told(*, recorded_at: datetime, content: Mapping[str, Any]) -> Told:
         stream=content["stream"],
         recorded_at=recorded_at,
         stated=BEGINNING if name in FROM_THE_START else said(name=name, data=data),
-        cause=(data.get("cause_event") or content["causation"]) if name in CONSEQUENCES else None,
+        cause=content["causation"] if name in CONSEQUENCES else None,
     )
 
 
