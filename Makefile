@@ -72,6 +72,11 @@ openapi: ## Write docs/openapi.json from the code
 	@scripts/install run
 	@./prooftrail openapi docs/openapi.json
 
+.PHONY: proto
+proto: ## Write proto/ from docs/openapi.json; a field keeps its number
+	@scripts/install run demo flights dev
+	@$(python) -m services.command proto docs/openapi.json proto
+
 .PHONY: pins
 pins: ## Write requirements/*.txt from *.in; with UPGRADE=1 to the newest versions
 	@scripts/install pins

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from services.composition import SERVICES, House, open_house
 from shared.embedded_postgres import EmbeddedPostgres
 from shared.errors import ProoftrailError
+from shared.grpc_server import grpc_serving
 from shared.settings import Settings, read_settings
 from shared.telemetry import serving_metrics
 
@@ -67,8 +68,16 @@ async def _serve(settings: Settings, database_url: str, names: Sequence[str]) ->
         async with (
             open_house(settings=settings, database_url=database_url, names=names) as house,
             uvicorn_serving(house.app, settings) as server,
+            grpc_serving(
+                house.app,
+                host=settings.host,
+                port=settings.grpc_port,
+                services=tuple(house.services),
+                streams={},
+                drain_s=GRACEFUL_SHUTDOWN_SECONDS,
+            ) as grpc_port,
         ):
-            print(banner(settings, house), flush=True)
+            print(banner(settings, house, grpc_port), flush=True)
             await server
 
 
@@ -110,12 +119,13 @@ async def uvicorn_serving(app: FastAPI, settings: Settings) -> AsyncIterator[asy
         await asyncio.gather(task, return_exceptions=True)
 
 
-def banner(settings: Settings, house: House) -> str:
+def banner(settings: Settings, house: House, grpc_port: int) -> str:
     """What a person sees when everything is up."""
     address = f"http://{settings.host}:{settings.port}"
     lines = [
         f"Prooftrail is up in {settings.mode} mode: {', '.join(house.services)}",
         f"  HTTP      {address}   (API: {address}/openapi.json)",
+        f"  gRPC      {settings.host}:{grpc_port}   (protos: proto/, reflection is on)",
         f"  metrics   http://{settings.host}:{settings.metrics_port}/metrics",
         f"  data      {settings.data}"
         if settings.database_url is None

@@ -32,6 +32,7 @@ class Settings:
     data: Path
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int = 8081
     metrics_port: int = 9464
     database_url: str | None = None
     issuer: str | None = None
@@ -65,6 +66,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         data=Path(environment.get("PROOFTRAIL_DATA") or _default_data()),
         host=environment.get("PROOFTRAIL_HOST", "127.0.0.1"),
         port=_number(environment, "PROOFTRAIL_PORT", 8080, 65535),
+        grpc_port=_number(environment, "PROOFTRAIL_GRPC_PORT", 8081, 65535),
         metrics_port=_number(environment, "PROOFTRAIL_METRICS_PORT", 9464, 65535),
         database_url=_database_url(environment),
         issuer=environment.get("PROOFTRAIL_ISSUER") or None,

@@ -27,6 +27,7 @@ def served(data: Path, *, database_url: str | None = None) -> Iterator[tuple[str
         "PROOFTRAIL_DATA": str(data),
         "PROOFTRAIL_PORT": str(port),
         "PROOFTRAIL_METRICS_PORT": str(metrics_port),
+        "PROOFTRAIL_GRPC_PORT": "0",
         **({"DATABASE_URL": database_url} if database_url else {}),
     }
     address = f"http://127.0.0.1:{port}"

@@ -71,6 +71,7 @@ async def test_a_start_with_a_bad_bucket_says_what_is_wrong(
                     "PROOFTRAIL_DATA": str(tmp_path),
                     "PROOFTRAIL_PORT": str(free_port()),
                     "PROOFTRAIL_METRICS_PORT": str(free_port()),
+                    "PROOFTRAIL_GRPC_PORT": "0",
                     "PROOFTRAIL_ARTEFACTS": address,
                 },
                 capture_output=True,
