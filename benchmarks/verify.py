@@ -16,7 +16,7 @@ from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
-import pymerkle  # type: ignore[import-untyped]
+import pymerkle
 
 from benchmarks.result import Result, compared, median, within
 from services.traceability.domain.pack_proof import Covered, manifest_text

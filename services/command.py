@@ -1,4 +1,4 @@
-"""The command `prooftrail`: mint a token, open the pages, ask the gate, rebuild the projections, write OpenAPI and protos."""
+"""The command `prooftrail`: tokens, the gate, packs and their check, rebuilding the projections, OpenAPI and protos."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from services import pack_command
 from services.composition import SERVICES, local_issuer, offline_house
 from services.server import database, database_at_work, explain
 from shared.errors import Invalid, ProoftrailError
@@ -72,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     rebuild = commands.add_parser("rebuild", help="throw every projection away and rebuild it from the events")
     rebuild.add_argument("service", nargs="*", help="only these services")
     rebuild.set_defaults(run=_rebuild)
+
+    pack_command.add_commands(commands)
 
     openapi = commands.add_parser("openapi", help="write the OpenAPI document")
     openapi.add_argument("file", type=Path)
