@@ -53,20 +53,20 @@ def no_step(_label: str) -> None:
 class KeptFolder:
     """The folder at `path`; made, for the owner alone, if there is none."""
 
-    def __init__(self, path: Path, *, at: Step = no_step) -> None:
+    def __init__(self, path: Path, *, at: Step = no_step, wait_s: float = WAIT_S) -> None:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_folder(path.parent)
         _require_closed(path, path.stat().st_mode & 0o022)
         self.path = path
-        self._at = at
+        self._at, self._wait_s = at, wait_s
         self._counting = threading.Lock()
         self._holds = 0
         self._lock_file = -1
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """While the block runs, no other process can write here. FolderInUse if one does not end in five seconds."""
+        """While the block runs, no other process can write here. FolderInUse if one does not end in `wait_s`."""
         with self._counting:
             if self._holds == 0:
                 self._lock_file = self._locked()
@@ -120,7 +120,7 @@ class KeptFolder:
 
     def _locked(self) -> int:
         file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        until = time.monotonic() + WAIT_S
+        until = time.monotonic() + self._wait_s
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

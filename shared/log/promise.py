@@ -70,9 +70,8 @@ def promise_text(*, origin: str, events: Sequence[Promisable]) -> str:
 
 def parse_promise(text: str) -> Promise:
     """The text of a note as a promise, strictly. MalformedPromise."""
-    title, _, rest = text.partition("\n")
-    origin, *lines, end = rest.split("\n")
-    if title != TITLE or end or not origin or not lines:
+    title, origin, *lines = text.split("\n") if "\n" in text else (text, "")
+    if title != TITLE or not origin or len(lines) < 2 or lines.pop():
         raise _malformed(f"the title {TITLE!r}, an origin and a line for each event")
     events = tuple(map(_parse_line, lines))
     positions = [event.position for event in events]

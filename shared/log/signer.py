@@ -21,7 +21,7 @@ import msgspec
 
 from shared.errors import Conflict, FieldError, Invalid
 from shared.log.checkpoint import TreeHead, log_name, log_origin
-from shared.log.kept_folder import KeptFolder, Stamp, Step, damaged, no_step
+from shared.log.kept_folder import WAIT_S, KeptFolder, Stamp, Step, damaged, no_step
 from shared.log.merkle import EMPTY_ROOT, ConsistencyNotProven, verify_consistency
 from shared.log.note import NOTE, MalformedKey, SigningKey, sign_note
 from shared.log.promise import Promisable, promise_text
@@ -100,12 +100,13 @@ class LogSigner:
         service: str,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         at: Step = no_step,
+        wait_s: float = WAIT_S,
     ) -> LogSigner:
         """The signer that lives in `folder`; an empty folder becomes that of a new log, in epoch 1.
 
         FolderDamaged if one of its two files is missing or torn, or it is that of another log; FolderExposed; FolderInUse.
         """
-        kept = KeptFolder(folder, at=at)
+        kept = KeptFolder(folder, at=at, wait_s=wait_s)
         signer = cls(kept, deployment=deployment, service=service, random_bytes=random_bytes, at=at)
         with kept.held():
             signer._begin_if_new()

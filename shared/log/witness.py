@@ -35,7 +35,7 @@ import msgspec
 
 from shared.errors import Conflict, FieldError, Invalid, NotFound, ProoftrailError, Refused
 from shared.log.checkpoint import TreeHead, open_checkpoint, parse_checkpoint
-from shared.log.kept_folder import KeptFolder, Step, damaged, no_step
+from shared.log.kept_folder import WAIT_S, KeptFolder, Step, damaged, no_step
 from shared.log.merkle import (
     EMPTY_ROOT,
     HASH_BYTES,
@@ -90,7 +90,7 @@ class OldSizeStale(Conflict):
 
 
 class ForkRefused(Invalid):
-    """The checkpoint does not go on from the tree that was cosigned last, whose checkpoint is `held`: of one size, both prove a fork."""
+    """The checkpoint does not go on from the last cosigned one, `held`: two notes of one size that prove a fork."""
 
     def __init__(self, origin: str, held: str | None, rule: str) -> None:
         super().__init__(
@@ -187,12 +187,13 @@ class FolderWitness:
         clock: Callable[[], datetime],
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         at: Step = no_step,
+        wait_s: float = WAIT_S,
     ) -> FolderWitness:
         """The witness that lives in `folder`, with a key under `name` if the folder is empty.
 
         FolderDamaged if its key is missing, torn or under another name; FolderExposed; FolderInUse.
         """
-        kept = KeptFolder(folder, at=at)
+        kept = KeptFolder(folder, at=at, wait_s=wait_s)
         with kept.held():
             if kept.stamp(KEYS) is None and not any(folder.glob("*.json")):
                 kept.write(KEYS, _WitnessKey(signing=SigningKey(name, COSIGNATURE, random_bytes(32)).text))
