@@ -53,7 +53,10 @@ def _build(go: str, program: Path) -> None:
 
 def _run(command: list[str], timeout_s: int) -> None:
     try:
-        subprocess.run(command, cwd=SOURCES, check=True, capture_output=True, text=True, timeout=timeout_s)
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(
+            command, cwd=SOURCES, env=environment, check=True, capture_output=True, text=True, timeout=timeout_s
+        )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         reason = " ".join(str(error.stderr or error).split())[-200:]
         raise CannotBuild(
