@@ -11,7 +11,8 @@ from shared.log.checkpoint import parse_checkpoint
 from shared.log.note import MalformedNote, VerifierKey, open_note, parse_note, parse_signature_line
 from shared.log.witness import SIZE_MEDIA_TYPE, ForkRefused, OldSizeStale, Submission, UnknownLog
 
-ANSWER_BYTES_MAX = 64 * 1024
+ANSWER_BYTES_MAX = 256 * 1024
+"""Room for sixteen lines of the largest kind of cosignature, ML-DSA-44, of which the pinned one may be the last."""
 TIMEOUT_S = 10.0
 
 

@@ -64,7 +64,7 @@ MANIFEST_TITLE = "prooftrail pack\n"
 _OLD = re.compile(r"old (0|[1-9][0-9]{0,18})", re.ASCII)
 
 LogKeys = Callable[[str], Sequence[VerifierKey]]
-"""The keys of the log with this origin that count, rotated ones among them; none for a log that nobody knows."""
+"""The keys of the log with this origin that count, rotated ones among them; none for an unknown log. Called in a worker thread."""
 
 
 class MalformedSubmission(Invalid):
@@ -104,6 +104,10 @@ class ForkRefused(Invalid):
 
 class Witness(Protocol):
     """Somebody who remembers logs."""
+
+    @property
+    def vkey(self) -> str:
+        """The verifier key of its cosignatures."""
 
     async def add_checkpoint(self, *, old_size: int, proof: Sequence[bytes], note: str) -> str:
         """The cosignature lines for the checkpoint in `note`; durable at the witness when it returns.

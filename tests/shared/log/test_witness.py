@@ -349,7 +349,7 @@ async def test_killed_while_cosigning(local: FolderWitness, folder: Path, step: 
         (200, "text/plain", b""),
         (200, "text/plain", b"hello\n"),
         (200, "text/plain", b"\xff\n"),
-        (200, "text/plain", b"x" * 100_000),
+        (200, "text/plain", b"x" * 300_000),
         (200, "text/plain", cosign_note("text\n", SigningKey("w", COSIGNATURE, bytes(32)), time=1).encode()),
         (409, "text/plain", b"7\n"),
         (409, SIZE_MEDIA_TYPE, b"seven\n"),
