@@ -77,6 +77,11 @@ proto: ## Write proto/ from docs/openapi.json; a field keeps its number
 	@scripts/install run demo flights dev
 	@$(python) -m services.command proto docs/openapi.json proto
 
+.PHONY: kafka
+kafka: ## Serve one Kafka broker on 127.0.0.1:9092, from its jars (Ctrl-C ends it; needs Java 17 and Maven)
+	@scripts/install run demo flights dev
+	@$(python) -m tests.kafka_broker
+
 .PHONY: pins
 pins: ## Write requirements/*.txt from *.in; with UPGRADE=1 to the newest versions
 	@scripts/install pins
