@@ -55,6 +55,13 @@ SCAN_BYTES = 1 << 18  # fits into the cache of one core
 BESIDE_BYTES_MIN = 1 << 25
 SEGMENTS_OF_A_PROCESS = 4
 FULL = 0xFFFFFFFF
+NOT_AS_WRITTEN = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # what reading JSON of others may raise
 
 
 class Code(IntEnum):
@@ -527,7 +534,7 @@ def check_log(container: Container, manifest: Manifest, service: str, pins: Pins
             witnesses = [parse_key(key) for key in proof["witnesses"]]
             if len(leaves.content) != 32 * len(positions) or any(len(node) != 32 for node in nodes):
                 raise ValueError("it has not one hash for each event")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except NOT_AS_WRITTEN as error:
             raise Failure(Code.TREE, f"the proof cannot be read: {error!r}", service) from error
         trusted, pinned = _trusted_keys(proof, name, service, pins)
         checkpoint = _signed_checkpoint(proof.get("checkpoint"), name, trusted, service)
@@ -580,7 +587,7 @@ def _trusted_keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list
         pinned = [at for at, key in enumerate(chain) if key in pins.of(name)]
         if not chain or (pins.of(name) and not pinned):
             raise ValueError(f"none of its keys is the one that is pinned for {name}")
-    except (ValueError, KeyError, TypeError) as error:
+    except NOT_AS_WRITTEN as error:
         raise Failure(Code.SIGNATURE, f"the keys of the log do not hold: {error}", service) from error
     return chain[min(pinned, default=0) :], bool(pinned)
 
@@ -590,7 +597,7 @@ def _signed_checkpoint(content: Any, name: str, trusted: Sequence[Key], service:
         checkpoint = parse_checkpoint(content)
         if not re.fullmatch(re.escape(name) + "/[1-9][0-9]{0,8}", checkpoint.origin):
             raise ValueError(f"its origin is {checkpoint.origin}")
-    except (ValueError, AttributeError, TypeError) as error:
+    except NOT_AS_WRITTEN as error:
         raise Failure(Code.CHECKPOINT, f"the checkpoint cannot be read: {error}", service) from error
     if not any(checkpoint.note.signed_by(key) for key in trusted):
         what = f"the checkpoint of size {checkpoint.size} is not signed by a key of {name}"
@@ -940,7 +947,7 @@ PERSON = re.compile(
 )
 NAMED_FILE = re.compile(rb'"digest":"([0-9a-f]{64})","length":(\d{1,18})')
 DIGEST = re.compile(rb"[0-9a-f]{64}")
-STAMPS = (
+STAMPS = [
     "service",
     "position",
     "recorded_at",
@@ -951,7 +958,7 @@ STAMPS = (
     "stream",
     "version",
     "name",
-)
+]
 
 
 @dataclass
@@ -979,7 +986,7 @@ def read_contents(container: Container, logs: Sequence[Log]) -> Contents:
                 if not line.startswith(stamps[:-1].encode()):
                     raise ValueError("it says its stamps twice")
                 _add(contents, event, log.service)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            except NOT_AS_WRITTEN as error:
                 raise Failure(Code.EVENT, f"the event is not plain JSON: {error!r}", log.service, position) from error
             ids.append(hash(event["id"]))
             for subject, commitment in PERSON.findall(line):
@@ -1054,7 +1061,7 @@ def check_summary(container: Container, manifest: Manifest, logs: Sequence[Log])
             if proven[place] != leaf or event["leaf_hash"] != leaf.hex():
                 raise Failure(Code.EVENT, "pack.json tells the event otherwise", *place)
             told.add(place)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except NOT_AS_WRITTEN as error:
         raise Failure(Code.SIGNATURE, f"pack.json cannot be read: {error!r}") from error
     if len(told) != sum(covered.count for covered in manifest.services.values()):
         raise Failure(Code.ORDER, "pack.json leaves events out")
@@ -1083,7 +1090,7 @@ def check_names(container: Container, contents: Contents) -> int:
                 raise Failure(Code.NAME, f"the name {person['name']!r} is not the one that was committed to")
             if contents.people.get(commitment) != {person["subject"]}:
                 raise Failure(Code.NAME, f"no event of {person['subject']!r} commits to the name {person['name']!r}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except NOT_AS_WRITTEN as error:
         raise Failure(Code.NAME, f"people.json cannot be read: {error!r}") from error
     return len(people)
 
