@@ -198,7 +198,8 @@ class Service:
                 group.create_task(_awaiting(work))
 
     async def close(self) -> None:
-        """Gives the connections back."""
+        """Answers what was taken and gives the connections back."""
+        await self.foundation.store.close()
         await self.foundation.pool.close()
 
 
