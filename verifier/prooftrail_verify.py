@@ -551,7 +551,8 @@ def check_log(container: Container, manifest: Manifest, service: str, pins: Pins
     order.require_head(covered)
     log.witnesses = _witnesses(log, witnesses, pins)
     log.pinned |= any(key in pins.witnesses for key in log.witnesses)
-    log.events, log.first_at, log.last_at = len(tree.leaves), order.first_at.decode(), order.last_at.decode()
+    first_at, last_at = (stamp[15:-1].decode() for stamp in (order.segment.first_at, order.segment.last_at))
+    log.events, log.first_at, log.last_at = len(tree.leaves), first_at or None, last_at or None
     return log
 
 
@@ -685,14 +686,6 @@ class Order:
             rb',"id":"[^"\\]+",("stream":"(?:[^"\\]|\\.)+"),"version":([1-9]\d{0,17}),"name":"%b\.[a-z0-9-]+",'
             % (service.encode(), service.encode())
         ).match
-
-    @property
-    def first_at(self) -> bytes:
-        return self.segment.first_at[15:-1]
-
-    @property
-    def last_at(self) -> bytes:
-        return self.segment.last_at[15:-1]
 
     def hashes(self) -> Hashes:
         """The leaf hashes so far."""
@@ -972,6 +965,7 @@ class Contents:
     files: set[tuple[str, int]] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
     recoveries: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    newest_keys: dict[str, Key] = field(default_factory=dict)
 
 
 def read_contents(container: Container, logs: Sequence[Log]) -> Contents:
@@ -1013,6 +1007,8 @@ def _add(contents: Contents, event: Any, service: str) -> None:
     contents.signatures += isinstance(data.get("signature"), dict)
     if name == f"{service}.log-recovered":
         contents.recoveries.setdefault(service, []).append((int(data["lost_first"]), int(data["lost_last"])))
+    elif name == f"{service}.log-key-rotated":
+        contents.newest_keys[service] = parse_key(data["new_key"])
     elif name == f"{service}.person-erased":
         contents.erased.add(data["subject"])
 
@@ -1243,6 +1239,9 @@ def _limits(manifest: Manifest, logs: Sequence[Log], contents: Contents, names: 
     alone = [log.service for log in logs if not outside.intersection(log.witnesses)]
     lines = [f"operator only: no pinned witness outside the operator cosigned {', '.join(alone)}"] * bool(alone)
     lines += [f"{log.service}: taken up from a backup, this is epoch {log.epoch}" for log in logs if log.epoch > 1]
+    replaced = [log for log in logs if log.service in contents.newest_keys]
+    replaced = [log for log in replaced if not log.checkpoint.note.signed_by(contents.newest_keys[log.service])]
+    lines += [f"{log.service}: the checkpoint is signed by a key that the log has replaced since" for log in replaced]
     missing = len(contents.people) - names
     if missing:
         lines.append(f"{missing} names that are not in the pack; {len(contents.erased)} erasures are recorded in it")

@@ -318,6 +318,21 @@ def test_a_key_that_the_old_one_introduced(deployment: Deployment, attacked: Ser
     assert verify(io.BytesIO(deployment.pack("*")), newer).code is Code.CHECKPOINT
 
 
+def test_a_key_that_was_replaced_is_told_of(deployment: Deployment, attacked: Service) -> None:
+    """The log itself records the change, so a later checkpoint by the old key is shown as one."""
+    first, second = attacked.keys[0], Signer("acme/requirements", "second")
+    attacked.rotate(second)
+    change = {"old_key": first.vkey(), "new_key": second.vkey(), "signature": attacked.rotations[0]}
+    attacked.append(system=None, stream="log::requirements", name="log-key-rotated", data=change)
+    attacked.kept = []
+    for key, told in ((second, False), (first, True)):
+        attacked.sealed = attacked.checkpoint(witnesses=[deployment.witness, deployment.outside], key=key)
+        for system in (SYSTEM, "*"):
+            report = checked(deployment, system=system)
+            assert report.code is Code.PROVEN, report.text()
+            assert any("a key that the log has replaced" in line for line in report.not_proven) is told
+
+
 def test_a_manifest_that_another_key_signed(deployment: Deployment) -> None:
     """Attack 10 on the manifest: under its own name, or under one that nobody pinned."""
     files = deployment.members("*")
