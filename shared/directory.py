@@ -11,6 +11,15 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from shared.errors import Unavailable
+
+LOCK_MILLISECONDS = 200
+"""How long an erasure waits for readers; commands queue behind it meanwhile."""
+
+
+class DirectoryBusy(Unavailable):
+    """The table is being read at length, by a backup for instance, so that what was deleted cannot be wiped now."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
@@ -20,6 +29,15 @@ class Person:
     subject: str
     salt: str
     name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonChange:
+    """The last change of one entry; `person` None means that it was erased (a tombstone under the key `name_commitment`)."""
+
+    number: int
+    name_commitment: str
+    person: Person | None
 
 
 def commit(*, salt: str, name: str) -> str:
@@ -61,6 +79,45 @@ class Directory:
         )
         return {row["name_commitment"]: Person(**row) for row in rows}
 
+    async def erase(self, subject: str) -> int:
+        """Deletes the entries of the subject and writes the table anew without them; returns how many there were. DirectoryBusy.
+
+        PostgreSQL keeps a deleted row in its file until then. The write-ahead log and backups keep it longer.
+        """
+        async with self._pool.acquire() as connection:
+            deleted: str = await connection.execute(f"DELETE FROM {self._service}.person WHERE subject = $1", subject)
+            await connection.execute(f"SET lock_timeout = {LOCK_MILLISECONDS}")
+            try:
+                await connection.execute(f"VACUUM (FULL) {self._service}.person")
+            except asyncpg.LockNotAvailableError as error:
+                raise DirectoryBusy(
+                    f"The directory of {self._service} cannot be wiped now.",
+                    why="The names are deleted, and somebody holds the table for so long that its file cannot be written anew.",
+                    next_step="Nothing: it is tried again until it is done, at the latest when a backup that runs has ended.",
+                ) from error
+            finally:
+                await connection.execute("RESET lock_timeout")
+        return int(deleted.rpartition(" ")[2])
+
+    async def changes(self, *, after: int, limit: int) -> list[PersonChange]:
+        """Up to `limit` changes numbered above `after`, in order, each entry once: what a compacted topic would carry."""
+        rows = await self._pool.fetch(
+            f"SELECT c.number, c.name_commitment, p.subject, p.salt, p.name FROM {self._service}.person_change c"
+            f" LEFT JOIN {self._service}.person p USING (name_commitment) WHERE c.number > $1 ORDER BY c.number LIMIT $2",
+            after,
+            limit,
+        )
+        return [
+            PersonChange(
+                number=row["number"],
+                name_commitment=row["name_commitment"],
+                person=None
+                if row["name"] is None
+                else Person(**{name: row[name] for name in ("name_commitment", "subject", "salt", "name")}),
+            )
+            for row in rows
+        ]
+
 
 class Names:
     """Reads the directories of all services, for records that bring several together."""
@@ -79,3 +136,11 @@ class Names:
         )
         rows = await self._pool.fetch(query, list(commitments))
         return {row["name_commitment"]: Person(**row) for row in rows}
+
+    async def holding(self, subject: str) -> list[str]:
+        """The services whose directory has an entry of the subject."""
+        query = " UNION ALL ".join(
+            f"SELECT '{service}' AS service WHERE EXISTS (SELECT FROM {service}.person WHERE subject = $1)"
+            for service in self._services
+        )
+        return [row["service"] for row in await self._pool.fetch(query, subject)]
