@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import asyncpg
 
+from shared.effects import Effects
 from shared.errors import NotFound, Refused
 from shared.event import Actor, RecordedEvent
 from shared.token_errors import OnlyPersonsSign
@@ -48,16 +49,16 @@ CREATE INDEX role_grant_by_subject ON role_grant (subject);
 """
 
 
-async def apply(connection: asyncpg.Connection, event: RecordedEvent) -> None:
+async def apply(effects: Effects, event: RecordedEvent) -> None:
     """Folds registrations, grants and revocations into the copy; other events have no effect."""
     if event.name == "requirements.ai-system-registered":
-        await _grant(connection, event.system, event.content()["data"]["owner"], Role.OWNER)
+        await _grant(effects, event.system, event.content()["data"]["owner"], Role.OWNER)
     elif event.name == "requirements.role-granted":
         data = event.content()["data"]
-        await _grant(connection, event.system, data["subject"], data["role"])
+        await _grant(effects, event.system, data["subject"], data["role"])
     elif event.name == "requirements.role-revoked":
         data = event.content()["data"]
-        await connection.execute(
+        await effects.execute(
             "DELETE FROM role_grant WHERE system = $1 AND subject = $2 AND role = $3",
             event.system,
             data["subject"],
@@ -65,8 +66,8 @@ async def apply(connection: asyncpg.Connection, event: RecordedEvent) -> None:
         )
 
 
-async def _grant(connection: asyncpg.Connection, system: str | None, subject: str, role: str) -> None:
-    await connection.execute("INSERT INTO role_grant VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", system, subject, role)
+async def _grant(effects: Effects, system: str | None, subject: str, role: str) -> None:
+    await effects.execute("INSERT INTO role_grant VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", system, subject, role)
 
 
 class Access:

@@ -16,11 +16,12 @@ from typing import Protocol
 import asyncpg
 
 from shared.advisory_lock import advisory_lock
+from shared.effects import Effects
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
 from shared.feed import Feed
 
-BATCH_EVENTS_MAX = 500
+BATCH_EVENTS_MAX = 2_000
 RETRY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Projection(Protocol):
     sources: Sequence[str]
     tables_sql: str
 
-    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+    async def apply(self, effects: Effects, event: RecordedEvent) -> None:
         """The effect of one event on the tables; unknown events have none."""
 
 
@@ -104,51 +105,58 @@ class ProjectionRunner:
     async def _follow(self, source: str) -> None:
         while True:
             try:
-                if await self._advance(source) == 0:
-                    position = (await self.positions()).get(source, 0)
-                    await self._feed.changed(service=source, after=position)
-                else:
+                events = await self._advance(source)
+                if events:
                     async with self._moved:
                         self._moved.notify_all()
+                if len(events) < BATCH_EVENTS_MAX:
+                    position = events[-1].position if events else (await self.positions()).get(source, 0)
+                    await self._feed.changed(service=source, after=position)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.warning("%s cannot follow %s now: %s", self._schema, source, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _advance(self, source: str) -> int:
-        """Applies the next batch of the source; returns how many events that were."""
+    async def _advance(self, source: str) -> Sequence[RecordedEvent]:
+        """Applies the next batch of the source and returns it."""
         async with self._pool.acquire() as connection:
             return await self._advance_in(self._schema, connection, source)
 
-    async def _advance_in(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
+    async def _advance_in(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
         try:
             return await self._apply_batch(schema, connection, source)
         except POISON:
             _log.exception("a batch of %s failed in %s; going on event by event", source, schema)
         return await self._apply_or_bury_each(schema, connection, source)
 
-    async def _apply_batch(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
+    async def _apply_batch(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
         async with connection.transaction():
             events = await self._next_events(schema, connection, source)
+            effects = Effects(connection)
             for event in events:
-                await self._projection.apply(connection, event)
+                await self._projection.apply(effects, event)
+            await effects.settle()
             await self._store_position(connection, source, events)
-        return len(events)
+        return events
 
-    async def _apply_or_bury_each(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
+    async def _apply_or_bury_each(
+        self, schema: str, connection: asyncpg.Connection, source: str
+    ) -> Sequence[RecordedEvent]:
         """The same batch, where poison goes to the dead letters and the projection goes on without it."""
         async with connection.transaction():
             events = await self._next_events(schema, connection, source)
             for event in events:
                 try:
                     async with connection.transaction():
-                        await self._projection.apply(connection, event)
+                        effects = Effects(connection)
+                        await self._projection.apply(effects, event)
+                        await effects.settle()
                 except POISON as error:
                     await bury(
                         connection, service=self._projection.service, source=source, position=event.position,
                         reader="projection", error=error,
                     )  # fmt: skip
             await self._store_position(connection, source, events)
-        return len(events)
+        return events
 
     async def _next_events(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
         """The events after the position, which stays locked until the transaction ends: nobody else applies them."""
@@ -239,7 +247,7 @@ class ProjectionRunner:
             head = await self._feed.head(service=source)
             done = await connection.fetchval(f"SELECT position FROM {schema}.position WHERE source = $1", source)
             while done < head:
-                done += await self._advance_in(schema, connection, source)
+                done += len(await self._advance_in(schema, connection, source))
                 if progress is not None:
                     progress(source, done, head)
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from shared import projection as projection_module
+from shared.effects import Effects
 from shared.event import RecordedEvent
 from shared.projection import NotThereYet, ProjectionRunner
 from tests.shared.conftest import Stores
@@ -127,8 +129,9 @@ async def test_two_runners_side_by_side_apply_each_event_once(stores: Stores) ->
     assert await totals(stores) == dict.fromkeys(((source, "a") for source in SOURCES), 2 * sum(range(60)))
 
 
-async def test_a_rebuild_gives_the_same_state(stores: Stores) -> None:
+async def test_a_rebuild_gives_the_same_state(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """And tells how far it is; the dead letters stay as they were."""
+    monkeypatch.setattr(projection_module, "BATCH_EVENTS_MAX", 500)
     for service in SOURCES:
         counter = stores.counter_of(service)
         await counter.count(*range(700))
@@ -146,9 +149,9 @@ async def test_a_rebuild_takes_up_what_it_can_read_now(stores: Stores) -> None:
     """A reader that was mended leaves no dead letter behind, so that nobody denies because of one."""
 
     class Mended(Tally):
-        async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+        async def apply(self, effects: Effects, event: RecordedEvent) -> None:
             if event.name != Poisoned.TOPIC:
-                await super().apply(connection, event)
+                await super().apply(effects, event)
 
     await stores.counter.tell(Poisoned(how="value"), Counted(number=1))
     async with runner_of(stores) as runner:
