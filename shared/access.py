@@ -52,12 +52,12 @@ CREATE INDEX role_grant_by_subject ON role_grant (subject);
 async def apply(effects: Effects, event: RecordedEvent) -> None:
     """Folds registrations, grants and revocations into the copy; other events have no effect."""
     if event.name == "requirements.ai-system-registered":
-        await _grant(effects, event.system, event.content()["data"]["owner"], Role.OWNER)
+        await _grant(effects, event.system, event.data()["owner"], Role.OWNER)
     elif event.name == "requirements.role-granted":
-        data = event.content()["data"]
+        data = event.data()
         await _grant(effects, event.system, data["subject"], data["role"])
     elif event.name == "requirements.role-revoked":
-        data = event.content()["data"]
+        data = event.data()
         await effects.execute(
             "DELETE FROM role_grant WHERE system = $1 AND subject = $2 AND role = $3",
             event.system,

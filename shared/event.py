@@ -113,6 +113,17 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
         content: dict[str, Any] = msgspec.json.decode(self.raw)
         return content
 
+    def data(self) -> dict[str, Any]:
+        """The data of its fact as plain JSON values."""
+        return _data_decoder.decode(self.raw).data
+
+
+class _Data(msgspec.Struct, frozen=True):
+    data: dict[str, Any]
+
+
+_data_decoder = msgspec.json.Decoder(_Data)
+
 
 class _Record(msgspec.Struct, frozen=True):
     """The part of the stored bytes that the mapper reads back; `data` stays raw until its type is known."""

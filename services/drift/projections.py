@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -35,13 +35,8 @@ class DriftProjection:
 Effect: TypeAlias = Callable[[Effects, RecordedEvent], Awaitable[None]]
 
 
-def _data(event: RecordedEvent) -> Mapping[str, Any]:
-    data: Mapping[str, Any] = event.content()["data"]
-    return data
-
-
 async def _plan_defined(effects: Effects, event: RecordedEvent) -> None:
-    data = _data(event)
+    data = event.data()
     await effects.execute(
         "INSERT INTO monitoring_plan VALUES ($1, $2, $3, $4, $5, $6, 'draft', NULL) ON CONFLICT (system, key) DO UPDATE"
         " SET model = EXCLUDED.model, version = EXCLUDED.version, model_digest = EXCLUDED.model_digest,"
@@ -60,7 +55,7 @@ async def _reference_set(effects: Effects, event: RecordedEvent) -> None:
         "UPDATE monitoring_plan SET reference_profile = $3, status = 'draft' WHERE system = $1 AND key = $2",
         event.system,
         key_of(event.stream),
-        _data(event)["digest"],
+        event.data()["digest"],
     )
 
 
@@ -77,7 +72,7 @@ def _plan_status(status: str) -> Effect:
 
 
 async def _plan_activated(effects: Effects, event: RecordedEvent) -> None:
-    data = _data(event)
+    data = event.data()
     await effects.execute(
         "INSERT INTO plan_activation VALUES ($1, $2, $3, $4)"
         " ON CONFLICT (system, plan, environment) DO UPDATE SET release = EXCLUDED.release",
@@ -89,7 +84,7 @@ async def _plan_activated(effects: Effects, event: RecordedEvent) -> None:
 
 
 async def _window_closed(effects: Effects, event: RecordedEvent) -> None:
-    data = _data(event)
+    data = event.data()
     await effects.execute(
         "INSERT INTO drift_window VALUES ($1, $2, $3, $4, $5)",
         event.system,
@@ -101,7 +96,7 @@ async def _window_closed(effects: Effects, event: RecordedEvent) -> None:
 
 
 async def _signal_raised(effects: Effects, event: RecordedEvent) -> None:
-    data = _data(event)
+    data = event.data()
     await effects.execute(
         "INSERT INTO drift_signal VALUES ($1, $2, $3, $4, 'open', $5, $6)",
         event.system,

@@ -39,7 +39,7 @@ def _own(sql: str, *fields: str) -> Effect:
     """Executes the statement with system ($1), key of the record ($2) and the named fields of the data."""
 
     async def effect(effects: Effects, event: RecordedEvent) -> None:
-        data: Mapping[str, Any] = {**event.content()["data"], "position": event.position}
+        data: Mapping[str, Any] = {**event.data(), "position": event.position}
         await effects.execute(sql, event.system, key_of(event.stream), *(data[field] for field in fields))
 
     return effect
@@ -58,7 +58,7 @@ def _nonconformity_status(status: str) -> Effect:
 
 
 async def _model_version_registered(effects: Effects, event: RecordedEvent) -> None:
-    data = event.content()["data"]
+    data = event.data()
     await effects.execute(
         "INSERT INTO model_version VALUES ($1, $2, $3, $4, $5, false)",
         event.system, data["model"], data["version"], data["digest"], data["parent"],
@@ -66,7 +66,7 @@ async def _model_version_registered(effects: Effects, event: RecordedEvent) -> N
 
 
 async def _model_version_withdrawn(effects: Effects, event: RecordedEvent) -> None:
-    data = event.content()["data"]
+    data = event.data()
     await effects.execute(
         "UPDATE model_version SET withdrawn = true WHERE system = $1 AND model = $2 AND version = $3",
         event.system, data["model"], data["version"],
@@ -74,7 +74,7 @@ async def _model_version_withdrawn(effects: Effects, event: RecordedEvent) -> No
 
 
 async def _change_plan_drafted(effects: Effects, event: RecordedEvent) -> None:
-    content = event.content()["data"]["content"]
+    content = event.data()["content"]
     await effects.execute(
         "INSERT INTO change_plan VALUES ($1, $2, 'draft', $3, $4)"
         " ON CONFLICT (system, key) DO UPDATE SET title = EXCLUDED.title, model = EXCLUDED.model",
@@ -83,7 +83,7 @@ async def _change_plan_drafted(effects: Effects, event: RecordedEvent) -> None:
 
 
 async def _release_opened(effects: Effects, event: RecordedEvent) -> None:
-    data = event.content()["data"]
+    data = event.data()
     await effects.execute(
         "INSERT INTO release VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, false, NULL, $11)",
         event.system, data["key"], "candidate", data["environment"], data["model"], data["version"], data["model_digest"],
@@ -92,7 +92,7 @@ async def _release_opened(effects: Effects, event: RecordedEvent) -> None:
 
 
 async def _release_adopted(effects: Effects, event: RecordedEvent) -> None:
-    data = event.content()["data"]
+    data = event.data()
     await effects.execute(
         "INSERT INTO release VALUES ($1, $2, $3, $4, $5, $6, $7, NULL, NULL, '[]', NULL, false, NULL, $8)",
         event.system, data["key"], "adopted, not governed", data["environment"], data["model"], data["version"],
@@ -105,13 +105,13 @@ async def _gate_evaluated(effects: Effects, event: RecordedEvent) -> None:
     await effects.execute(
         "UPDATE release SET gate_allowed = $3, status = CASE WHEN $3 AND status = 'candidate' THEN 'gated' ELSE status END"
         " WHERE system = $1 AND key = $2",
-        event.system, key_of(event.stream), event.content()["data"]["allowed"],
+        event.system, key_of(event.stream), event.data()["allowed"],
     )  # fmt: skip
 
 
 def _signed(*, declined: bool) -> Effect:
     async def effect(effects: Effects, event: RecordedEvent) -> None:
-        data = event.content()["data"]
+        data = event.data()
         await effects.execute(
             "INSERT INTO sign_off VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (system, release, role) DO UPDATE SET"
             " evidence_digest = EXCLUDED.evidence_digest, declined = EXCLUDED.declined, waiver = EXCLUDED.waiver",
@@ -122,7 +122,7 @@ def _signed(*, declined: bool) -> Effect:
 
 
 async def _release_deployed(effects: Effects, event: RecordedEvent) -> None:
-    data = event.content()["data"]
+    data = event.data()
     await effects.execute(
         "UPDATE release SET status = 'released', emergency = emergency OR $3, sign_off_due = coalesce($4, sign_off_due)"
         " WHERE system = $1 AND key = $2",

@@ -25,7 +25,7 @@ class RequirementsProjection:
         await access.apply(effects, event)
         effect = _EFFECTS.get(event.name)
         if effect is not None:
-            await effect(effects, event.system, key_of(event.stream), event.content()["data"])
+            await effect(effects, event.system, key_of(event.stream), event.data())
 
 
 async def _system_registered(effects: Effects, system: str, _key: str, data: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,7 +22,7 @@ from .consumed_events import (
 )
 from .published_events import SERVICE
 
-Effect = Callable[[Effects, RecordedEvent, Mapping[str, Any]], Awaitable[None]]
+Effect = Callable[[Effects, RecordedEvent], Awaitable[None]]
 
 
 class VerificationProjection:
@@ -38,18 +37,18 @@ class VerificationProjection:
         await access.apply(effects, event)
         effect = _EFFECTS.get(event.name)
         if effect is not None:
-            await effect(effects, event, event.content()["data"])
+            await effect(effects, event)
 
 
-async def _dataset_registered(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, DatasetRegistered)
+async def _dataset_registered(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), DatasetRegistered)
     await effects.execute(
         "INSERT INTO dataset VALUES ($1, $2, $3, $4, false)", event.system, read.name, read.version, read.digest
     )
 
 
-async def _dataset_withdrawn(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, DatasetWithdrawn)
+async def _dataset_withdrawn(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), DatasetWithdrawn)
     await effects.execute(
         "UPDATE dataset SET withdrawn = true WHERE system = $1 AND name = $2 AND version = $3",
         event.system,
@@ -58,8 +57,8 @@ async def _dataset_withdrawn(effects: Effects, event: RecordedEvent, data: Mappi
     )
 
 
-async def _requirement_approved(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, RequirementApproved)
+async def _requirement_approved(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), RequirementApproved)
     await effects.execute(
         "INSERT INTO requirement_revision VALUES ($1, $2, $3, $4, $5, $6, $7, true)",
         event.system,
@@ -72,13 +71,13 @@ async def _requirement_approved(effects: Effects, event: RecordedEvent, data: Ma
     )
 
 
-async def _requirement_superseded(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, RequirementSuperseded)
+async def _requirement_superseded(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), RequirementSuperseded)
     await _no_longer_in_force(effects, event.system, read.key, read.revision)
 
 
-async def _requirement_retired(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, RequirementRetired)
+async def _requirement_retired(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), RequirementRetired)
     await _no_longer_in_force(effects, event.system, read.key, read.revision)
 
 
@@ -91,8 +90,8 @@ async def _no_longer_in_force(effects: Effects, system: str | None, key: str, re
     )
 
 
-async def _model_registered(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, ModelVersionRegistered)
+async def _model_registered(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), ModelVersionRegistered)
     await effects.execute(
         "INSERT INTO model_version VALUES ($1, $2, $3, $4, $5, $6, $7, false)",
         event.system,
@@ -105,8 +104,8 @@ async def _model_registered(effects: Effects, event: RecordedEvent, data: Mappin
     )
 
 
-async def _model_withdrawn(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, ModelVersionWithdrawn)
+async def _model_withdrawn(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), ModelVersionWithdrawn)
     await effects.execute(
         "UPDATE model_version SET withdrawn = true WHERE system = $1 AND model = $2 AND version = $3",
         event.system,
@@ -115,7 +114,8 @@ async def _model_withdrawn(effects: Effects, event: RecordedEvent, data: Mapping
     )
 
 
-async def _test_case_defined(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
+async def _test_case_defined(effects: Effects, event: RecordedEvent) -> None:
+    data = event.data()
     await effects.execute(
         "INSERT INTO test_case VALUES ($1, $2, $3, $4, $5, 'draft') ON CONFLICT (system, key) DO UPDATE"
         " SET revision = EXCLUDED.revision, title = EXCLUDED.title, author = EXCLUDED.author, status = 'draft'",
@@ -127,15 +127,16 @@ async def _test_case_defined(effects: Effects, event: RecordedEvent, data: Mappi
     )
 
 
-async def _run_opened(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    await _insert_run(effects, event, data, "opened")
+async def _run_opened(effects: Effects, event: RecordedEvent) -> None:
+    await _insert_run(effects, event, "opened")
 
 
-async def _run_recorded(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    await _insert_run(effects, event, data, "recorded")
+async def _run_recorded(effects: Effects, event: RecordedEvent) -> None:
+    await _insert_run(effects, event, "recorded")
 
 
-async def _insert_run(effects: Effects, event: RecordedEvent, data: Mapping[str, Any], status: str) -> None:
+async def _insert_run(effects: Effects, event: RecordedEvent, status: str) -> None:
+    data = event.data()
     await effects.execute(
         "INSERT INTO evaluation_run VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         " ON CONFLICT (system, key) DO UPDATE SET status = EXCLUDED.status",
@@ -151,7 +152,8 @@ async def _insert_run(effects: Effects, event: RecordedEvent, data: Mapping[str,
     )
 
 
-async def _verification_recorded(effects: Effects, event: RecordedEvent, data: Mapping[str, Any]) -> None:
+async def _verification_recorded(effects: Effects, event: RecordedEvent) -> None:
+    data = event.data()
     await effects.execute(
         "INSERT INTO verification VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'recorded')",
         event.system,
@@ -169,7 +171,7 @@ async def _verification_recorded(effects: Effects, event: RecordedEvent, data: M
 
 
 def _status(table: str, status: str) -> Effect:
-    async def effect(effects: Effects, event: RecordedEvent, _data: Mapping[str, Any]) -> None:
+    async def effect(effects: Effects, event: RecordedEvent) -> None:
         await effects.execute(
             f"UPDATE {table} SET status = $3 WHERE system = $1 AND key = $2", event.system, key_of(event.stream), status
         )
