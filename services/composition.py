@@ -15,6 +15,7 @@ import asyncpg
 import httpx
 from fastapi import APIRouter, FastAPI, Request
 
+from shared.database_roles import FEED, Logins, separate_roles
 from shared.errors import FieldError, Invalid, Unavailable
 from shared.feed import Feed, StoreFeed
 from shared.http_app import create_app
@@ -72,24 +73,28 @@ async def offline_house(
     """Migrates and builds the named services without running them: for work on their stored state."""
     issuer = local_issuer(settings) if settings.issuer is None else None
     async with contextlib.AsyncExitStack() as stack:
-        runtime, pool = await _open_runtime(stack, settings, database_url, issuer)
+        _require_known(names)
+        for name in SERVICES:
+            await migrate_service(database_url, service=name, scripts=_main(name).MIGRATIONS)
+        logins = await separate_roles(database_url, services=SERVICES)
+        runtime, pool = await _open_runtime(stack, settings, logins, issuer)
         services = await _build(stack, runtime, names)
-        app = _application(settings, services, issuer, runtime.verifier, pool)
+        app = _application(runtime, services, issuer, pool)
         yield House(app=app, services=services, runtime=runtime, issuer=issuer)
 
 
 async def _open_runtime(
-    stack: contextlib.AsyncExitStack, settings: Settings, database_url: str, issuer: LocalIssuer | None
+    stack: contextlib.AsyncExitStack, settings: Settings, logins: Logins, issuer: LocalIssuer | None
 ) -> tuple[Runtime, asyncpg.Pool]:
     pool = await stack.enter_async_context(
-        await open_pool(database_url, connections_max=4, application_name="prooftrail feed")
+        await open_pool(logins.url(FEED), connections_max=4, application_name="prooftrail feed")
     )
     executor = stack.enter_context(Workers())
     verifier = _verifier(settings, issuer, await stack.enter_async_context(httpx.AsyncClient()))
-    feed = StoreFeed(pool=pool, dsn=database_url)
+    feed = StoreFeed(pool=pool, dsn=logins.url(FEED))
     runtime = Runtime(
         settings=settings,
-        database_url=database_url,
+        logins=logins,
         feed=feed,
         verifier=verifier,
         executor=executor,
@@ -99,9 +104,6 @@ async def _open_runtime(
 
 
 async def _build(stack: contextlib.AsyncExitStack, runtime: Runtime, names: Sequence[str]) -> dict[str, Service]:
-    _require_known(names)
-    for name in SERVICES:
-        await migrate_service(runtime.database_url, service=name, scripts=_main(name).MIGRATIONS)
     services = {}
     for name in names:
         services[name] = await _main(name).build(runtime)
@@ -156,12 +158,13 @@ def _verifier(settings: Settings, issuer: LocalIssuer | None, client: httpx.Asyn
 
 
 def _application(
-    settings: Settings,
+    runtime: Runtime,
     services: dict[str, Service],
     issuer: LocalIssuer | None,
-    verifier: TokenVerifier,
     pool: asyncpg.Pool,
 ) -> FastAPI:
+    settings, verifier = runtime.settings, runtime.verifier
+
     async def ready() -> None:
         try:
             await pool.fetchval("SELECT 1")
@@ -184,6 +187,7 @@ def _application(
             "mode": settings.mode,
             "services": list(services),
             "signing": [name for name, service in services.items() if service.signs],
+            "database_roles": runtime.logins.described(),
             "settings": settings.printable(),
         }
 

@@ -130,6 +130,7 @@ def banner(settings: Settings, house: House, grpc_port: int) -> str:
         f"  data      {settings.data}"
         if settings.database_url is None
         else "  data      the PostgreSQL of DATABASE_URL",
+        f"  roles     {house.runtime.logins.described()}",
     ]
     if house.issuer is not None:
         lines.append('  token     ./prooftrail token "Your Name"     pages: ./prooftrail pages "Your Name"')

@@ -16,6 +16,7 @@ import asyncpg
 from fastapi import APIRouter
 
 from shared.access import Access
+from shared.database_roles import Logins
 from shared.directory import Directory
 from shared.event import EventMapper, Fact
 from shared.event_store import PostgresEventStore
@@ -75,12 +76,17 @@ class Runtime:
     """
 
     settings: Settings
-    database_url: str
+    logins: Logins
     feed: Feed
     verifier: TokenVerifier
     executor: Executor
     services: tuple[str, ...]
     clock: Callable[[], datetime] = utc_now
+
+    @property
+    def database_url(self) -> str:
+        """The owner's address, who may do everything: a service connects with its own of `logins`."""
+        return self.logins.owner
 
     async def prepare(
         self,
@@ -92,7 +98,7 @@ class Runtime:
     ) -> Foundation:
         """Opens the pool and brings the projection's tables to this version; the schemas of all sources are migrated before."""
         pool = await open_pool(
-            self.database_url,
+            self.logins.url(service),
             connections_max=POOL_CONNECTIONS_MAX,
             application_name=f"prooftrail {service}",
             search_path=f"{service}_projection,{service}",
