@@ -63,6 +63,10 @@ class KafkaBroker:
         return Certificates(*(self.folder / "certificates" / f"{name}.pem" for name in names))
 
     @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> Path:
         return self.folder / "log"
 
