@@ -36,7 +36,6 @@ import zlib
 from array import array
 from binascii import hexlify
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -956,9 +955,8 @@ STAMPS = [
 
 @dataclass
 class Contents:
-    """What all events name together, and how often each event name occurs."""
+    """What all events name together."""
 
-    names: Counter[str] = field(default_factory=Counter)
     signatures: int = 0
     people: dict[str, set[str]] = field(default_factory=dict)
     erased: set[str] = field(default_factory=set)
@@ -1003,7 +1001,6 @@ def _events(container: Container, log: Log) -> Iterator[tuple[int, bytes]]:
 
 def _add(contents: Contents, event: Any, service: str) -> None:
     name, data = event["name"], event["data"]
-    contents.names[name] += 1
     contents.signatures += isinstance(data.get("signature"), dict)
     if name == f"{service}.log-recovered":
         contents.recoveries.setdefault(service, []).append((int(data["lost_first"]), int(data["lost_last"])))
@@ -1076,8 +1073,8 @@ def check_evidence(container: Container, contents: Contents) -> int:
     return len(files)
 
 
-def check_names(container: Container, contents: Contents) -> int:
-    """Every printed name is the one that an event committed to, for that person; returns how many."""
+def check_names(container: Container, contents: Contents) -> set[str]:
+    """Every printed name is the one that an event committed to, for that person; returns their commitments."""
     try:
         people = json.loads(container.read("people.json"))
         for commitment, person in people.items():
@@ -1088,7 +1085,7 @@ def check_names(container: Container, contents: Contents) -> int:
                 raise Failure(Code.NAME, f"no event of {person['subject']!r} commits to the name {person['name']!r}")
     except NOT_AS_WRITTEN as error:
         raise Failure(Code.NAME, f"people.json cannot be read: {error!r}") from error
-    return len(people)
+    return set(people)
 
 
 def check_promise(content: str, manifest: Manifest, logs: Sequence[Log]) -> None:
@@ -1198,7 +1195,7 @@ def _verify(file: BinaryIO, pins: Pins, brought: Brought, report: Report) -> Non
     files, names = check_evidence(container, contents), check_names(container, contents)
     for promise in brought.promises:
         check_promise(promise, manifest, logs)
-    report.proven = _proven(manifest, logs, contents, files, names, len(brought.promises))
+    report.proven = _proven(manifest, logs, contents, files, len(names), len(brought.promises))
     report.not_proven = [*remarks, *_limits(manifest, logs, contents, names, pins), *NOT_PROVEN]
     if unpinned:
         report.code = Code.UNPINNED
@@ -1234,7 +1231,7 @@ def _proven(
     return lines
 
 
-def _limits(manifest: Manifest, logs: Sequence[Log], contents: Contents, names: int, pins: Pins) -> list[str]:
+def _limits(manifest: Manifest, logs: Sequence[Log], contents: Contents, names: set[str], pins: Pins) -> list[str]:
     outside = {key for key in pins.witnesses if not key.name.startswith(manifest.deployment + "/")}
     alone = [log.service for log in logs if not outside.intersection(log.witnesses)]
     lines = [f"operator only: no pinned witness outside the operator cosigned {', '.join(alone)}"] * bool(alone)
@@ -1242,9 +1239,10 @@ def _limits(manifest: Manifest, logs: Sequence[Log], contents: Contents, names: 
     replaced = [log for log in logs if log.service in contents.newest_keys]
     replaced = [log for log in replaced if not log.checkpoint.note.signed_by(contents.newest_keys[log.service])]
     lines += [f"{log.service}: the checkpoint is signed by a key that the log has replaced since" for log in replaced]
-    missing = len(contents.people) - names
+    missing = [people for commitment, people in contents.people.items() if commitment not in names]
     if missing:
-        lines.append(f"{missing} names that are not in the pack; {len(contents.erased)} erasures are recorded in it")
+        silent = sum(not people & contents.erased for people in missing)
+        lines.append(f"{len(missing)} names that are not in the pack; of {silent} of them it holds no recorded erasure")
     return lines
 
 
