@@ -118,11 +118,8 @@ async def _grant_all(connection: asyncpg.Connection, logins: Logins, services: S
                 await _make_role(connection, logins, user)
             for service in services:
                 await _grant_own(connection, role_of(database=logins.database, user=service), service, logins.database)
-                for reader in (*services, FEED):
-                    role = _quoted(role_of(database=logins.database, user=reader))
-                    await connection.execute(
-                        f"GRANT USAGE ON SCHEMA {service} TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA {service} TO {role}"
-                    )
+            for user in (*services, FEED):
+                await _grant_reading(connection, role_of(database=logins.database, user=user))
             return await _why_no_schemas(connection, logins, services)
     except asyncpg.InsufficientPrivilegeError as error:
         return f"the database user may not set them up ({error})"
@@ -151,6 +148,17 @@ async def _grant_own(connection: asyncpg.Connection, role: str, service: str, da
         await connection.execute(f"GRANT {rights} ON {service}.{_quoted(table)} TO {name}")
     await _let_wipe(connection, role, service)
     await _give_projections(connection, role, service)
+
+
+async def _grant_reading(connection: asyncpg.Connection, role: str) -> None:
+    """Every store of the database, also of services that run elsewhere."""
+    stores = await connection.fetch(
+        "SELECT pronamespace::regnamespace::text AS store FROM pg_proc WHERE proname = 'append_batch'"
+    )
+    for (store,) in stores:
+        await connection.execute(
+            f"GRANT USAGE ON SCHEMA {store} TO {_quoted(role)}; GRANT SELECT ON ALL TABLES IN SCHEMA {store} TO {_quoted(role)}"
+        )
 
 
 async def _let_wipe(connection: asyncpg.Connection, role: str, service: str) -> None:
