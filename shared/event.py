@@ -254,11 +254,13 @@ class EventMapper(Mapper[str]):
                 why="Fields that this version does not know would be lost.",
                 next_step="Run the version of Prooftrail that wrote it, or a newer one.",
             )
-        content = bytes(data)
+        if schema == fact_type.SCHEMA:
+            fact: Fact = self._decoders[name].decode(data)
+            return fact
+        content: dict[str, Any] = msgspec.json.decode(data)
         for version in range(schema, fact_type.SCHEMA):
-            content = _encoder.encode(fact_type.UPCASTERS[version](msgspec.json.decode(content)))
-        fact: Fact = self._decoders[name].decode(content)
-        return fact
+            content = fact_type.UPCASTERS[version](content)
+        return msgspec.convert(content, fact_type)
 
 
 def canonical_bytes(value: Any) -> bytes:
