@@ -48,16 +48,13 @@ Fill = Callable[[str, int, int], Sequence[RecordedEvent]]
 class TopicCursor:
     """`next` is the position that it hands out next. Calls from several threads take turns."""
 
-    def __init__(
-        self, *, service: str, topic: str, open_consumer: Callable[[], Any], fill: Fill, gap_s: float = GAP_SECONDS
-    ) -> None:
+    def __init__(self, *, service: str, topic: str, open_consumer: Callable[[], Any], fill: Fill) -> None:
         self.next = 0
         self.used_at = 0.0
         self._service = service
         self._partition = partition_of(topic)
         self._open_consumer = open_consumer
         self._fill = fill
-        self._gap_s = gap_s
         self._consumer: Any = None
         self._early: dict[int, RecordedEvent | Elsewhere] = {}
         self._missing_since = 0.0
@@ -155,7 +152,7 @@ class TopicCursor:
             return
         if not self._missing_since:
             self._missing_since = time.monotonic()
-        if time.monotonic() - self._missing_since >= self._gap_s:
+        if time.monotonic() - self._missing_since >= GAP_SECONDS:
             self._close_gap()
 
     def _close_gap(self) -> None:
