@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -49,9 +49,9 @@ class Ledger:
     async def _follow(self, source: str) -> None:
         while True:
             try:
-                if await self.advance(source) == 0:
-                    positions = await self.positions()
-                    await self.feed.changed(service=source, after=positions.get(source, 0))
+                if await self.advance(source) < BATCH_EVENTS_MAX:
+                    held = await self._last_of((source,))
+                    await self.feed.changed(service=source, after=held[source])
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.warning("the ledger cannot follow %s now: %s", source, error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -84,10 +84,7 @@ class Ledger:
 
     async def positions(self) -> dict[str, int]:
         """How far the ledger holds each service."""
-        rows = await self.pool.fetch(
-            "SELECT service, max(service_position) AS position FROM traceability.ledger GROUP BY service"
-        )
-        return {row["service"]: row["position"] for row in rows}
+        return {service: position for service, position in (await self._last_of(self.sources)).items() if position}
 
     async def head(self) -> int:
         """The last ledger position."""
@@ -126,7 +123,7 @@ class Ledger:
             if wanted:
                 await asyncio.sleep(0.01)
 
-    async def _last_of(self, services: Mapping[str, int]) -> dict[str, int]:
+    async def _last_of(self, services: Collection[str]) -> dict[str, int]:
         rows = await self.pool.fetch(
             "SELECT s AS service, (SELECT max(service_position) FROM traceability.ledger l WHERE l.service = s) AS position"
             " FROM unnest($1::text[]) s",
@@ -147,6 +144,24 @@ class Ledger:
             limit,
         )
         return [_entry(row) for row in rows]
+
+    async def read_streams(self, streams: Sequence[str], *, to: int) -> list[Entry]:
+        """Entries up to `to` of streams that belong to no AI system, in order."""
+        rows = await self.pool.fetch(
+            f"SELECT {_COLUMNS} FROM traceability.ledger WHERE system IS NULL AND stream = ANY($1) AND position <= $2"
+            " ORDER BY position",
+            list(streams),
+            to,
+        )
+        return [_entry(row) for row in rows]
+
+    async def reached(self, position: int) -> dict[str, int]:
+        """The last position of each service up to the ledger position, for those that have any."""
+        rows = await self.pool.fetch(
+            "SELECT service, max(service_position) AS last FROM traceability.ledger WHERE position <= $1 GROUP BY service",
+            position,
+        )
+        return {row["service"]: row["last"] for row in rows}
 
 
 def _without_holes(events: Sequence[RecordedEvent], after: int) -> list[RecordedEvent]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import tempfile
 import zlib
 from collections.abc import AsyncIterable, Iterable
 from typing import BinaryIO
@@ -15,6 +16,11 @@ from .domain.pack_proof import Listed
 
 CRC_AT = struct.calcsize("<4s5H")
 """Where in the head of a member its checksum stands: it is known last."""
+
+
+def temporary_file() -> BinaryIO:
+    """A file without a name, gone when it is closed: a pack is too large for memory, and its heads are written last."""
+    return tempfile.TemporaryFile(prefix="prooftrail-pack-")
 
 
 class MemberChanged(Conflict):
