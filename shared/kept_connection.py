@@ -45,9 +45,12 @@ class KeptConnection:
             await self._pool.release(kept)
 
     def _give_back_later(self) -> None:
-        task = asyncio.create_task(self.give_back(), name="give back a connection")
-        self._returns.add(task)
-        task.add_done_callback(self._returns.discard)
+        """It is let go of at once: whoever comes before it is back in the pool must take another one."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            task = asyncio.create_task(self._pool.release(kept), name="give back a connection")
+            self._returns.add(task)
+            task.add_done_callback(self._returns.discard)
 
 
 def _is_open(connection: asyncpg.pool.PoolConnectionProxy) -> bool:
