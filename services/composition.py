@@ -24,6 +24,9 @@ from shared.http_pages import credentials, pages_router
 from shared.identity import TokenVerifier
 from shared.key_sources import JwksUrl
 from shared.local_issuer import LocalIssuer
+from shared.log.deployment import Logs, deployment_name
+from shared.log.http_witness import HttpWitness
+from shared.log.note import VerifierKey
 from shared.runtime import Runtime, Service, migrate_service, open_pool, utc_now
 from shared.settings import Settings, make_open_folder
 from shared.workers import Workers
@@ -90,7 +93,8 @@ async def _open_runtime(
         await open_pool(logins.url(FEED), connections_max=4, application_name="prooftrail feed")
     )
     executor = stack.enter_context(Workers())
-    verifier = _verifier(settings, issuer, await stack.enter_async_context(httpx.AsyncClient()))
+    client = await stack.enter_async_context(httpx.AsyncClient())
+    verifier = _verifier(settings, issuer, client)
     feed = StoreFeed(pool=pool, dsn=logins.url(FEED))
     runtime = Runtime(
         settings=settings,
@@ -99,8 +103,24 @@ async def _open_runtime(
         verifier=verifier,
         executor=executor,
         services=SERVICES,
+        logs=_logs(settings, client),
     )
     return runtime, pool
+
+
+def _logs(settings: Settings, client: httpx.AsyncClient) -> Logs:
+    """Signers and the deployment's name live in the data folder, whatever database is used."""
+    make_open_folder(settings.data)
+    folder = settings.data / "log"
+    return Logs(
+        deployment=deployment_name(folder, configured=settings.deployment),
+        folder=folder,
+        clock=utc_now,
+        outside=tuple(
+            HttpWitness(address, key=VerifierKey.parse(key), client=client) for key, address in settings.witnesses
+        ),
+        pinned=tuple(VerifierKey.parse(key) for key in settings.log_keys),
+    )
 
 
 async def _build(stack: contextlib.AsyncExitStack, runtime: Runtime, names: Sequence[str]) -> dict[str, Service]:

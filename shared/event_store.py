@@ -36,13 +36,15 @@ class EventReceipt(msgspec.Struct, frozen=True, kw_only=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a command: the record, its version now, and the events that it caused (none when it was a repeat).
 
-    `position` is what readers pass as `after` to see the effect: `requirements:120`.
+    `position` is what readers pass as `after` to see the effect: `requirements:120`. `promise` is the signed note by which the log
+    promises to contain the events (`shared.log.promise`); None without events, without a log, and while nothing can be sealed.
     """
 
     record: str
     version: int
     position: str
     events: tuple[EventReceipt, ...]
+    promise: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,14 @@ class AnsweredBefore(Exception):
     def __init__(self, receipt: Receipt) -> None:
         super().__init__(receipt.record)
         self.receipt = receipt
+
+
+Promiser = Callable[[Sequence[EventReceipt]], str | None]
+"""The promise of the log for the events of one receipt."""
+
+
+def no_promise(_events: Sequence[EventReceipt]) -> None:
+    """Where there is no log."""
 
 
 class EventStore(Protocol):
@@ -132,12 +142,14 @@ class PostgresEventStore:
         pool: asyncpg.Pool,
         service: str,
         mapper: EventMapper,
+        promiser: Promiser = no_promise,
         give_up_s: float = GIVE_UP_SECONDS,
         at_step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.service = service
         self._pool = pool
         self._mapper = mapper
+        self._promiser = promiser
         self._appender = BatchAppender(pool=pool, service=service, give_up_s=give_up_s, at_step=at_step)
         self._writer: GroupWriter[AppendRequest, Answer] = GroupWriter(send=self._appender.send)
 
@@ -173,8 +185,8 @@ class PostgresEventStore:
             row["first_position"],
             row["last_position"],
         )
-        return _receipt(
-            self.service, row["stream"], row["version"],
+        return self._receipt(
+            row["stream"], row["version"],
             last=row["last_position"], events=[_event_receipt(event) for event in events],
         )  # fmt: skip
 
@@ -192,8 +204,8 @@ class PostgresEventStore:
             )
         )
         if isinstance(answer, Appended):
-            return _receipt(
-                self.service, record, version,
+            return self._receipt(
+                record, version,
                 last=answer.first + len(stored) - 1,
                 events=[
                     EventReceipt(name=event.topic, position=position, leaf_hash=leaf_hash.hex(), recorded_at=answer.recorded_at)
@@ -227,8 +239,15 @@ class PostgresEventStore:
             [event.originator_id for event in stored],
             [event.originator_version for event in stored],
         )
-        return _receipt(
-            self.service, record, version, last=rows[-1]["position"], events=[_event_receipt(row) for row in rows]
+        return self._receipt(record, version, last=rows[-1]["position"], events=[_event_receipt(row) for row in rows])
+
+    def _receipt(self, record: str, version: int, *, last: int, events: Sequence[EventReceipt]) -> Receipt:
+        return Receipt(
+            record=record,
+            version=version,
+            position=f"{self.service}:{last}",
+            events=tuple(events),
+            promise=self._promiser(events),
         )
 
     async def close(self) -> None:
@@ -247,10 +266,6 @@ def _event_receipt(row: asyncpg.Record) -> EventReceipt:
     return EventReceipt(
         name=row["name"], position=row["position"], leaf_hash=row["leaf_hash"].hex(), recorded_at=row["recorded_at"]
     )
-
-
-def _receipt(service: str, record: str, version: int, *, last: int, events: Sequence[EventReceipt]) -> Receipt:
-    return Receipt(record=record, version=version, position=f"{service}:{last}", events=tuple(events))
 
 
 def _reused(key: IdempotencyKey) -> IdempotencyKeyReused:

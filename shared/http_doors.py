@@ -127,12 +127,17 @@ class EventReceiptAnswer(BaseModel):
 
 
 class ReceiptAnswer(BaseModel):
-    """The answer to a command: pass `position` on as `after`; the ETag is `version`."""
+    """The answer to a command: pass `position` on as `after`; the ETag is `version`.
+
+    Keep `promise`: a note signed by the service's log key that says place, leaf hash and time of the events. A log that does not
+    contain them later has broken it. It is null without events, and while the log cannot be sealed.
+    """
 
     record: str
     version: int
     position: str
     events: list[EventReceiptAnswer]
+    promise: str | None = None
 
 
 class ProblemError(BaseModel):

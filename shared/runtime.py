@@ -23,6 +23,10 @@ from shared.event_store import PostgresEventStore
 from shared.feed import Feed
 from shared.http_doors import Doors
 from shared.identity import TokenVerifier
+from shared.log.deployment import Logs
+from shared.log.service_log import ServiceLog
+from shared.log.tiles import LogTiles
+from shared.log.upkeep import record_statements
 from shared.migrations import STORE_SCRIPTS, migrate, scripts_in
 from shared.projection import Progress, Projection, ProjectionRunner
 from shared.reaction import Reactions
@@ -81,6 +85,7 @@ class Runtime:
     verifier: TokenVerifier
     executor: Executor
     services: tuple[str, ...]
+    logs: Logs
     clock: Callable[[], datetime] = utc_now
 
     @property
@@ -105,10 +110,16 @@ class Runtime:
         )
         runner = ProjectionRunner(pool=pool, feed=self.feed, projection=projection)
         await runner.prepare(progress)
+        log = self.logs.open(service=service, pool=pool, dsn=self.logins.url(service), feed=self.feed)
+        store = PostgresEventStore(pool=pool, service=service, mapper=EventMapper(fact_types), promiser=log.promise)
+        await log.check()
+        if log.sealer.refusal is None:
+            await record_statements(store, log.signer, clock=self.clock)
         return Foundation(
             service=service,
             pool=pool,
-            store=PostgresEventStore(pool=pool, service=service, mapper=EventMapper(fact_types)),
+            store=store,
+            log=log,
             projection=runner,
             access=Access(pool=pool, service=service),
             directory=Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16)),
@@ -152,6 +163,7 @@ class Foundation:
     service: str
     pool: asyncpg.Pool
     store: PostgresEventStore
+    log: ServiceLog
     projection: ProjectionRunner
     access: Access
     directory: Directory
@@ -193,13 +205,15 @@ class Service:
     @property
     def rebuildable(self) -> tuple[Rebuildable, ...]:
         """Everything of this service that `prooftrail rebuild` throws away and folds again."""
-        return (self.foundation.projection, *self.folds)
+        tiles = LogTiles(pool=self.foundation.pool, service=self.name)
+        return (self.foundation.projection, *self.folds, tiles)
 
     async def run(self) -> None:
         """Runs the projection and the background work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.foundation.projection.run())
             group.create_task(_beat(self.foundation.pool, self.name))
+            group.create_task(self.foundation.log.run())
             for work in self.background:
                 group.create_task(_awaiting(work))
 

@@ -25,7 +25,8 @@ class Settings:
     """Everything that can be set. `database_url` None means the embedded PostgreSQL in `data`.
 
     `issuer` None means the embedded issuer. `deployment` is the first part of every log's origin; None means the one drawn once for
-    `data`. `witnesses` are those outside: (verifier key, address). `timestamp_url` is an RFC 3161 authority. `artefacts` is s3://bucket/prefix;
+    `data`. `witnesses` are those outside: (verifier key, address); `log_keys` are those of logs that
+    other processes seal. `timestamp_url` is an RFC 3161 authority. `artefacts` is s3://bucket/prefix;
     None means a folder in `data`. Times are in seconds.
     """
 
@@ -42,6 +43,7 @@ class Settings:
     deadline_check_s: float = 5.0
     deployment: str | None = None
     witnesses: tuple[tuple[str, str], ...] = ()
+    log_keys: tuple[str, ...] = ()
     timestamp_url: str | None = None
     artefacts: str | None = None
     artefacts_plain_http: bool = False
@@ -74,6 +76,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         sign_in_max_age_s=_number(environment, "PROOFTRAIL_SIGN_IN_MAX_AGE_S", 900, 86_400),
         deployment=_deployment(environment),
         witnesses=_witnesses(environment),
+        log_keys=tuple(environment.get("PROOFTRAIL_LOG_KEYS", "").replace(",", " ").split()),
         timestamp_url=environment.get("PROOFTRAIL_TIMESTAMP_URL") or None,
         artefacts=_artefacts(environment),
         artefacts_plain_http=_plain_http(environment),

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from shared.directory import Names
 from shared.http_feed import feed_router
-from shared.runtime import Runtime, Service
+from shared.http_log import log_router
+from shared.runtime import Foundation, Runtime, Service
 
 from .application import Traceability
 from .http_api import router
+from .http_witness import witness_router
 from .ledger import Ledger
 from .projections import TraceabilityProjection
 from .published_events import FACTS, SERVICE
 from .trace_book import TraceBook
+from .witnessing import KnownKeys, Witnessing
 
 MIGRATIONS: Path | None = Path(__file__).parent / "migrations"
 
@@ -33,6 +36,8 @@ async def build(runtime: Runtime) -> Service:
         names=Names(pool=foundation.pool, services=runtime.services),
         clock=runtime.clock,
     )
+    witnessing = _witnessing(runtime, foundation, ledger)
+    runtime.logs.own.append(witnessing)
     doors = runtime.doors(foundation, wait=application.wait)
     return Service(
         name=SERVICE,
@@ -41,7 +46,20 @@ async def build(runtime: Runtime) -> Service:
         routers=(
             router(doors=doors, application=application),
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
+            log_router(doors=doors, access=foundation.access, log=foundation.log),
+            witness_router(witnessing),
         ),
         background=(ledger.run,),
         folds=(book,),
+    )
+
+
+def _witnessing(runtime: Runtime, foundation: Foundation, ledger: Ledger) -> Witnessing:
+    keys = KnownKeys(given=runtime.logs.keys)
+    return Witnessing(
+        pool=foundation.pool,
+        ledger=ledger,
+        deployment=runtime.logs.deployment,
+        keys=keys,
+        witness=runtime.logs.open_witness(keys),
     )
