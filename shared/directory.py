@@ -5,7 +5,9 @@ An event holds an opaque subject and hex SHA-256 of salt and name. The directory
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -16,9 +18,15 @@ from shared.errors import Unavailable
 LOCK_MILLISECONDS = 200
 """How long an erasure waits for readers; commands queue behind it meanwhile."""
 
+NOTHING_LEFT = re.compile(r"\s*0\D")
+"""How VACUUM begins to tell, in any language, that no dead row had to be copied."""
+
+WIPES_MAX = 5
+WIPE_AGAIN_SECONDS = 0.2
+
 
 class DirectoryBusy(Unavailable):
-    """The table is being read at length, by a backup for instance, so that what was deleted cannot be wiped now."""
+    """Somebody reads at length, a backup for instance, so that what was deleted cannot be wiped from the file now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +94,34 @@ class Directory:
         """
         async with self._pool.acquire() as connection:
             deleted: str = await connection.execute(f"DELETE FROM {self._service}.person WHERE subject = $1", subject)
-            await connection.execute(f"SET lock_timeout = {LOCK_MILLISECONDS}")
-            try:
-                await connection.execute(f"VACUUM (FULL) {self._service}.person")
-            except asyncpg.LockNotAvailableError as error:
-                raise DirectoryBusy(
-                    f"The directory of {self._service} cannot be wiped now.",
-                    why="The names are deleted, and somebody holds the table for so long that its file cannot be written anew.",
-                    next_step="Nothing: it is tried again until it is done, at the latest when a backup that runs has ended.",
-                ) from error
-            finally:
-                await connection.execute("RESET lock_timeout")
-        return int(deleted.rpartition(" ")[2])
+            for _ in range(WIPES_MAX):
+                if await self._wipe(connection):
+                    return int(deleted.rpartition(" ")[2])
+                await asyncio.sleep(WIPE_AGAIN_SECONDS)
+        raise DirectoryBusy(
+            f"The directory of {self._service} cannot be wiped now.",
+            why="The names are deleted; but somebody holds the table, or a transaction from before the deletion still sees them.",
+            next_step="Nothing: it is tried again until it is done, at the latest when a backup that runs has ended.",
+        )
+
+    async def _wipe(self, connection: asyncpg.Connection) -> bool:
+        """Writes the table anew; whether nothing is in its file now that an older transaction may still see."""
+        told: list[str] = []
+
+        def listen(_connection: object, message: asyncpg.PostgresLogMessage) -> None:
+            told.append(getattr(message, "detail", None) or "")
+
+        connection.add_log_listener(listen)
+        await connection.execute(f"SET lock_timeout = {LOCK_MILLISECONDS}")
+        try:
+            await connection.execute(f"VACUUM (FULL, VERBOSE) {self._service}.person")
+            await asyncio.sleep(0)
+        except asyncpg.LockNotAvailableError:
+            return False
+        finally:
+            connection.remove_log_listener(listen)
+            await connection.execute("RESET lock_timeout")
+        return any(NOTHING_LEFT.match(detail) for detail in told)
 
     async def changes(self, *, after: int, limit: int) -> list[PersonChange]:
         """Up to `limit` changes numbered above `after`, in order, each entry once: what a compacted topic would carry."""

@@ -215,10 +215,10 @@ class Doors:
     sign_in_max_age_s: int
 
     async def reader(self, request: Request, after: After = "", _scheme: object = Depends(bearer)) -> Actor:
-        """Dependency of reads: the verified caller, once everything in `after` has arrived."""
+        """Dependency of reads: the verified caller, once everything in `after` has arrived. Reading leaves no name behind."""
         caller = await self.verifier.verify(credentials(request))
         await self.wait(parse_positions(after))
-        return await self._actor(caller)
+        return _actor(caller, name_commitment=None)
 
     async def command(
         self,
@@ -250,7 +250,7 @@ class Doors:
     ) -> CommandContext:
         await self.wait(parse_positions(after))
         return CommandContext(
-            actor=await self._actor(caller),
+            actor=await self._named(caller),
             reason="",
             at=self.clock(),
             correlation=correlation_of(request),
@@ -258,18 +258,23 @@ class Doors:
             expected_version=_expected_version(if_match),
         )
 
-    async def _actor(self, caller: Caller) -> Actor:
-        commitment = None
-        if caller.name is not None:
-            commitment = await self.directory.commitment(subject=caller.subject, name=caller.name)
-        return Actor(
-            subject=caller.subject,
-            kind=caller.kind,
-            issuer=caller.issuer,
-            auth_time=caller.auth_time,
-            on_behalf_of=caller.on_behalf_of,
-            name_commitment=commitment,
-        )
+    async def _named(self, caller: Caller) -> Actor:
+        """Who sends a command is in the directory from then on."""
+        if caller.name is None:
+            return _actor(caller, name_commitment=None)
+        commitment = await self.directory.commitment(subject=caller.subject, name=caller.name)
+        return _actor(caller, name_commitment=commitment)
+
+
+def _actor(caller: Caller, *, name_commitment: str | None) -> Actor:
+    return Actor(
+        subject=caller.subject,
+        kind=caller.kind,
+        issuer=caller.issuer,
+        auth_time=caller.auth_time,
+        on_behalf_of=caller.on_behalf_of,
+        name_commitment=name_commitment,
+    )
 
 
 def because(context: CommandContext, body: CommandBody) -> CommandContext:

@@ -27,7 +27,7 @@ class Settings:
     `issuer` None means the embedded issuer. `deployment` is the first part of every log's origin; None means the one drawn once for
     `data`. `witnesses` are those outside: (verifier key, address); `log_keys` are those of logs that
     other processes seal. `timestamp_url` is an RFC 3161 authority. `artefacts` is s3://bucket/prefix;
-    None means a folder in `data`. Times are in seconds.
+    None means a folder in `data`. Times are in seconds. `retention_days` is how long a signer's name is kept after a record ended.
     """
 
     data: Path
@@ -47,6 +47,7 @@ class Settings:
     timestamp_url: str | None = None
     artefacts: str | None = None
     artefacts_plain_http: bool = False
+    retention_days: int = 3653
 
     @property
     def mode(self) -> str:
@@ -80,6 +81,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         timestamp_url=environment.get("PROOFTRAIL_TIMESTAMP_URL") or None,
         artefacts=_artefacts(environment),
         artefacts_plain_http=_plain_http(environment),
+        retention_days=_number(environment, "PROOFTRAIL_RETENTION_DAYS", 3653, 36_525),
     )
     if settings.mode == "embedded" and not _is_loopback(settings.host):
         raise InvalidSetting(
