@@ -17,6 +17,9 @@ from shared.event_store import read_events, read_head
 POLL_SECONDS = 1.0
 """How late a change is noticed at most when no notification reaches us."""
 
+PACE_SECONDS = 0.02
+"""How long a follower rests after a batch before it takes the next one, so that under load many events share one transaction."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -32,8 +35,12 @@ class Pulse:
     reacted: Mapping[str, int]
 
 
+class FeedAway(ConnectionError):
+    """What the feed is read from does not answer. It may pass: the stores keep everything until then."""
+
+
 class Feed(Protocol):
-    """Events of the services in order of position, at least once."""
+    """Events of the services in order of position, at least once. Reading may raise OSError, such as FeedAway."""
 
     async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
         """Up to `limit` events of the service above `after`, in order and without holes."""

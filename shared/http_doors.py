@@ -205,7 +205,10 @@ PageToken = Annotated[str, Query(max_length=500, description="`next_page_token` 
 
 @dataclass(frozen=True, kw_only=True)
 class Doors:
-    """What the routes of one service need from the outside; `wait` holds a request until its `after` has arrived."""
+    """What the routes of one service need from the outside; `wait` holds a request until its `after` has arrived.
+
+    `feed_readers` are the subjects of our own processes, which may read the whole feed.
+    """
 
     service: str
     verifier: TokenVerifier
@@ -213,6 +216,7 @@ class Doors:
     clock: Callable[[], datetime]
     wait: Callable[[Mapping[str, int]], Awaitable[None]]
     sign_in_max_age_s: int
+    feed_readers: frozenset[str] = frozenset()
 
     async def reader(self, request: Request, after: After = "", _scheme: object = Depends(bearer)) -> Actor:
         """Dependency of reads: the verified caller, once everything in `after` has arrived. Reading leaves no name behind."""

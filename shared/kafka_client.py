@@ -17,6 +17,7 @@ from kafka.admin import NewTopic, OffsetSpec
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from kafka.net.compat import KafkaNetClient
 
+from shared.feed import FeedAway
 from shared.kafka_settings import KafkaSettings
 
 RECORD_BYTES_MAX = 8 << 20
@@ -43,7 +44,7 @@ PULSE_TOPIC_CONFIG = {
 _QUIET = {"allow_auto_create_topics": False, "metrics_enabled": False}
 
 
-class KafkaAway(ConnectionError):
+class KafkaAway(FeedAway):
     """Kafka does not answer, or refuses. It may pass: the stores keep everything until then."""
 
 

@@ -10,12 +10,13 @@ import msgspec
 
 from shared.cloud_event import NotTheEvent, recorded_event
 from shared.event import RecordedEvent
+from shared.feed import FeedAway
 
 PAGE_EVENTS_MAX = 200
 TIMEOUT_SECONDS = 10.0
 
 
-class ProducerAway(ConnectionError):
+class ProducerAway(FeedAway):
     """The service does not answer, refuses us, or does not show us everything."""
 
 
@@ -30,16 +31,16 @@ class _Page(msgspec.Struct, frozen=True):
 
 
 class ProducerFeed:
-    """Feeds of the services at `url`, in which {service} stands for the name, with the token that `token` gives each time."""
+    """Feeds of the services at their addresses (empty: unknown), with the token that `token` gives each time."""
 
-    def __init__(self, *, url: str, token: Callable[[], str]) -> None:
-        self._url = url
+    def __init__(self, *, address: Callable[[str], str], token: Callable[[], str]) -> None:
+        self._address = address
         self._token = token
         self._client = httpx.Client(timeout=TIMEOUT_SECONDS)
 
     def read(self, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
         """Up to `limit` events above `after`, in order and without holes. Raises ProducerAway."""
-        address = f"{self._url.replace('{service}', service)}/v1/{service}/events"
+        address = f"{self._address(service)}/v1/{service}/events"
         try:
             answer = self._client.get(
                 address,
