@@ -17,7 +17,7 @@ from fastapi import APIRouter, FastAPI, Request
 
 from shared.database_roles import FEED, Logins, separate_roles
 from shared.errors import FieldError, Invalid, Unavailable
-from shared.feed import Feed, StoreFeed
+from shared.feed import Feed, FeedAway, StoreFeed
 from shared.http_app import create_app
 from shared.http_doors import PROBLEMS
 from shared.http_pages import credentials, pages_router
@@ -43,6 +43,10 @@ class UnknownService(Invalid):
     """Not one of the services of the house."""
 
 
+class OthersOutOfReach(Unavailable):
+    """A service was started that has never read the others, and Kafka does not answer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class House:
     """The services that were built, and the application in front of them. `issuer` is None with an issuer of one's own."""
@@ -64,7 +68,7 @@ async def open_house(*, settings: Settings, database_url: str, names: Sequence[s
     """Migrates, builds and runs the named services until the block ends."""
     async with (
         offline_house(settings=settings, database_url=database_url, names=names) as house,
-        _running(house.runtime.feed, house.services),
+        _running(house),
     ):
         yield house
 
@@ -80,14 +84,18 @@ async def offline_house(
         for name in SERVICES:
             await migrate_service(database_url, service=name, scripts=_main(name).MIGRATIONS)
         logins = await separate_roles(database_url, services=SERVICES)
-        runtime, pool = await _open_runtime(stack, settings, logins, issuer)
+        runtime, pool = await _open_runtime(stack, settings, logins, issuer, names)
         services = await _build(stack, runtime, names)
         app = _application(runtime, services, issuer, pool)
         yield House(app=app, services=services, runtime=runtime, issuer=issuer)
 
 
 async def _open_runtime(
-    stack: contextlib.AsyncExitStack, settings: Settings, logins: Logins, issuer: LocalIssuer | None
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    logins: Logins,
+    issuer: LocalIssuer | None,
+    names: Sequence[str],
 ) -> tuple[Runtime, asyncpg.Pool]:
     pool = await stack.enter_async_context(
         await open_pool(logins.url(FEED), connections_max=4, application_name="prooftrail feed")
@@ -95,17 +103,36 @@ async def _open_runtime(
     executor = stack.enter_context(Workers())
     client = await stack.enter_async_context(httpx.AsyncClient())
     verifier = _verifier(settings, issuer, client)
-    feed = StoreFeed(pool=pool, dsn=logins.url(FEED))
+    feed, readers = _feed(stack, settings, StoreFeed(pool=pool, dsn=logins.url(FEED)), issuer, names)
     runtime = Runtime(
         settings=settings,
         logins=logins,
         feed=feed,
+        feed_readers=readers,
         verifier=verifier,
         executor=executor,
         services=SERVICES,
         logs=_logs(settings, client),
     )
     return runtime, pool
+
+
+def _feed(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    near: StoreFeed,
+    issuer: LocalIssuer | None,
+    names: Sequence[str],
+) -> tuple[Feed, frozenset[str]]:
+    """The feed of this process, and who may read the feeds of its services whole."""
+    if settings.kafka is None:
+        return near, frozenset(settings.feed_readers)
+    from shared.cluster import cluster_feed, feed_readers
+
+    feed = cluster_feed(
+        stack, settings=settings, kafka=settings.kafka, own=names, services=SERVICES, near=near, issuer=issuer
+    )
+    return feed, feed_readers(settings, issuer)
 
 
 def _logs(settings: Settings, client: httpx.AsyncClient) -> Logs:
@@ -126,15 +153,23 @@ def _logs(settings: Settings, client: httpx.AsyncClient) -> Logs:
 async def _build(stack: contextlib.AsyncExitStack, runtime: Runtime, names: Sequence[str]) -> dict[str, Service]:
     services = {}
     for name in names:
-        services[name] = await _main(name).build(runtime)
+        try:
+            services[name] = await _main(name).build(runtime)
+        except FeedAway as error:
+            raise OthersOutOfReach(
+                f"{name} cannot read what it needs of other services.",
+                why=f"Its copies have to be built before it can serve: {error}",
+                next_step="Check KAFKA_BOOTSTRAP and the other KAFKA_ variables, start Kafka, and start this again.",
+            ) from error
         stack.push_async_callback(services[name].close)
     return services
 
 
 @contextlib.asynccontextmanager
-async def _running(feed: Feed, services: dict[str, Service]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(feed.listen(), name="feed")]
-    tasks += [asyncio.create_task(service.run(), name=name) for name, service in services.items()]
+async def _running(house: House) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(house.runtime.feed.listen(), name="feed")]
+    tasks += [asyncio.create_task(service.run(), name=name) for name, service in house.services.items()]
+    tasks += [asyncio.create_task(relay.run(), name=f"relay {relay.service}") for relay in _relays(house)]
     for task in tasks:
         task.add_done_callback(_tell_if_it_died)
     try:
@@ -143,6 +178,16 @@ async def _running(feed: Feed, services: dict[str, Service]) -> AsyncIterator[No
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _relays(house: House) -> Sequence[Any]:
+    """Without Kafka there are none, and its library is not loaded."""
+    kafka, runtime = house.runtime.settings.kafka, house.runtime
+    if kafka is None:
+        return ()
+    from shared.cluster import relays_of
+
+    return relays_of(kafka=kafka, logins=runtime.logins, feed=runtime.feed, services=tuple(house.services))
 
 
 def _tell_if_it_died(task: asyncio.Task[None]) -> None:

@@ -87,6 +87,7 @@ class Runtime:
     services: tuple[str, ...]
     logs: Logs
     clock: Callable[[], datetime] = utc_now
+    feed_readers: frozenset[str] = frozenset()
 
     @property
     def database_url(self) -> str:
@@ -153,6 +154,7 @@ class Runtime:
             clock=self.clock,
             wait=wait or wait_for_copies,
             sign_in_max_age_s=self.settings.sign_in_max_age_s,
+            feed_readers=self.feed_readers,
         )
 
 
