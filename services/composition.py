@@ -113,6 +113,7 @@ async def _open_runtime(
         executor=executor,
         services=SERVICES,
         logs=_logs(settings, client),
+        forget=_nobody if issuer is None else issuer.forget_subject,
     )
     return runtime, pool
 
@@ -133,6 +134,10 @@ def _feed(
         stack, settings=settings, kafka=settings.kafka, own=names, services=SERVICES, near=near, issuer=issuer
     )
     return feed, feed_readers(settings, issuer)
+
+
+def _nobody(_subject: str) -> None:
+    """An issuer of one's own keeps its people itself."""
 
 
 def _logs(settings: Settings, client: httpx.AsyncClient) -> Logs:

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 import asyncpg
 from fastapi import APIRouter
 
+from shared import erasure
 from shared.access import Access
 from shared.database_roles import Logins
 from shared.directory import Directory
+from shared.erasure import DECIDED, Eraser
 from shared.event import EventMapper, Fact
 from shared.event_store import PostgresEventStore
 from shared.feed import Feed
@@ -76,7 +78,8 @@ async def open_pool(
 class Runtime:
     """The outside world of a service. `executor` runs work that burns CPU, apart from the event loop.
 
-    `services` are the names of all services of the deployment, also of those that run elsewhere.
+    `services` are the names of all services of the deployment, also of those that run elsewhere. `forget` makes the issuer of the
+    embedded mode forget the name of an erased subject.
     """
 
     settings: Settings
@@ -87,6 +90,7 @@ class Runtime:
     services: tuple[str, ...]
     logs: Logs
     clock: Callable[[], datetime] = utc_now
+    forget: Callable[[str], object] = lambda _subject: None
     feed_readers: frozenset[str] = frozenset()
 
     @property
@@ -116,6 +120,8 @@ class Runtime:
         await log.check()
         if log.sealer.refusal is None:
             await record_statements(store, log.signer, clock=self.clock)
+        directory = Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16))
+        eraser = Eraser(service=service, directory=directory, store=store, forget=self.forget)
         return Foundation(
             service=service,
             pool=pool,
@@ -123,7 +129,16 @@ class Runtime:
             log=log,
             projection=runner,
             access=Access(pool=pool, service=service),
-            directory=Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16)),
+            directory=directory,
+            erasures=Reactions(
+                service=service,
+                handlers={DECIDED: eraser.erase},
+                sources=(erasure.SOURCE,),
+                pool=pool,
+                feed=self.feed,
+                projection=runner,
+                clock=self.clock,
+            ),
         )
 
     def doors(
@@ -169,6 +184,7 @@ class Foundation:
     projection: ProjectionRunner
     access: Access
     directory: Directory
+    erasures: Reactions
 
 
 class Rebuildable(Protocol):
@@ -216,6 +232,7 @@ class Service:
             group.create_task(self.foundation.projection.run())
             group.create_task(_beat(self.foundation.pool, self.name))
             group.create_task(self.foundation.log.run())
+            group.create_task(self.foundation.erasures.run())
             for work in self.background:
                 group.create_task(_awaiting(work))
 

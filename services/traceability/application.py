@@ -23,6 +23,7 @@ from .domain.gaps import Gap, gaps
 from .domain.matrix import Row, rows
 from .domain.pack_stream import EvidencePackIssued
 from .domain.trace import Record, Trace, state_digest
+from .erasure import PersonErasure
 from .ledger import Entry, Ledger
 from .trace_book import Seen, TraceBook, When
 
@@ -87,6 +88,7 @@ class Traceability:
     book: TraceBook
     names: Names
     clock: Callable[[], datetime]
+    erasure: PersonErasure
 
     async def wait(self, after: Mapping[str, int]) -> None:
         """Holds a request until the ledger has everything up to `after`."""

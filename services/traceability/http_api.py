@@ -2,20 +2,23 @@
 
 # No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from shared.command import CommandContext
+from shared.erasure import Why
 from shared.errors import FieldError, Invalid
 from shared.event import Actor
 from shared.http_doors import (
     PROBLEMS,
     SYSTEM_PATTERN,
+    Body,
     CommandBody,
     Doors,
     Key,
@@ -77,6 +80,19 @@ class ReviewAuditTrail(CommandBody):
     findings: Text
     ledger_position: Whole
     digest: Sha256
+
+
+class ErasePerson(Body):
+    """The reason is a code, the ground of GDPR, 17(1): one in words might hold the name that goes."""
+
+    subject: Annotated[str, Field(min_length=1, max_length=255, description="as in the `actor` of the person's events")]
+    reason: Why
+
+
+class ErasureAnswer(ReceiptAnswer):
+    """`pending` are the services that have not yet emptied their directories; they do, also after a restart."""
+
+    pending: list[str]
 
 
 class LedgerEvent(BaseModel):
@@ -176,6 +192,28 @@ def router(*, doors: Doors, application: Traceability) -> APIRouter:
     _add_trace_routes(routes, doors, application)
     _add_pack_routes(routes, doors, application)
     _add_review_routes(routes, doors, application)
+    return routes
+
+
+def erasure_router(*, doors: Doors, application: Traceability) -> APIRouter:
+    """The verb that has a person forgotten, over all AI systems."""
+    routes = APIRouter(prefix="/v1", tags=["traceability"], responses=PROBLEMS)
+
+    @routes.post(
+        "/people:erase",
+        operation_id="erase_person",
+        summary="Forget a person's name in every service; events and proofs stay",
+        response_model=ErasureAnswer,
+    )
+    async def erase_person(context: Annotated[CommandContext, Depends(doors.signing)], body: ErasePerson) -> Response:
+        receipt, pending = await application.erasure.erase_person(
+            context=replace(context, reason=body.reason), subject=body.subject, why=body.reason
+        )
+        answer = receipt_response(receipt)
+        content = msgspec.json.encode({**msgspec.to_builtins(receipt), "pending": pending})
+        headers = {name: answer.headers[name] for name in ("ETag", "Prooftrail-Position")}
+        return Response(content, media_type="application/json", headers=headers)
+
     return routes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 from shared.directory import Names
@@ -10,7 +11,8 @@ from shared.http_log import log_router
 from shared.runtime import Foundation, Runtime, Service
 
 from .application import Traceability
-from .http_api import router
+from .erasure import PersonErasure
+from .http_api import erasure_router, router
 from .http_witness import witness_router
 from .ledger import Ledger
 from .projections import TraceabilityProjection
@@ -28,13 +30,26 @@ async def build(runtime: Runtime) -> Service:
         pool=foundation.pool, feed=runtime.feed, sources=runtime.services, timeout_s=runtime.settings.after_timeout_s
     )
     book = TraceBook(ledger=ledger)
+    names = Names(pool=foundation.pool, services=runtime.services)
     application = Traceability(
         store=foundation.store,
         access=foundation.access,
         ledger=ledger,
         book=book,
-        names=Names(pool=foundation.pool, services=runtime.services),
+        names=names,
         clock=runtime.clock,
+        erasure=PersonErasure(
+            pool=foundation.pool,
+            store=foundation.store,
+            access=foundation.access,
+            projection=foundation.projection,
+            ledger=ledger,
+            names=names,
+            services=runtime.services,
+            clock=runtime.clock,
+            keeping=timedelta(days=runtime.settings.retention_days),
+            timeout_s=runtime.settings.after_timeout_s,
+        ),
     )
     witnessing = _witnessing(runtime, foundation, ledger)
     runtime.logs.own.append(witnessing)
@@ -45,6 +60,7 @@ async def build(runtime: Runtime) -> Service:
         application=application,
         routers=(
             router(doors=doors, application=application),
+            erasure_router(doors=doors, application=application),
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
             log_router(doors=doors, access=foundation.access, log=foundation.log),
             witness_router(witnessing),
