@@ -19,7 +19,7 @@ from shared.advisory_lock import advisory_lock
 from shared.effects import Effects
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
-from shared.feed import Feed
+from shared.feed import PACE_SECONDS, Feed
 
 BATCH_EVENTS_MAX = 2_000
 RETRY_SECONDS = 1.0
@@ -66,6 +66,7 @@ class ProjectionRunner:
         self._projection = projection
         self._schema = f"{projection.service}_projection"
         self._moved = asyncio.Condition()
+        self._reached: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -107,8 +108,10 @@ class ProjectionRunner:
             try:
                 events = await self._advance(source)
                 if events:
+                    self._reached[source] = events[-1].position
                     async with self._moved:
                         self._moved.notify_all()
+                    await asyncio.sleep(PACE_SECONDS)
                 if len(events) < BATCH_EVENTS_MAX:
                     position = events[-1].position if events else (await self.positions()).get(source, 0)
                     await self._feed.changed(service=source, after=position)
@@ -176,7 +179,8 @@ class ProjectionRunner:
 
     async def wait(self, after: Mapping[str, int], *, timeout_s: float) -> None:
         """Returns once the projection has read up to `after` (sources it does not read are not waited for)."""
-        wanted = {source: at for source, at in after.items() if source in self._projection.sources}
+        sources = self._projection.sources
+        wanted = {source: at for source, at in after.items() if source in sources and self._reached.get(source, 0) < at}
         deadline = asyncio.get_running_loop().time() + timeout_s
         while wanted:
             positions = await self.positions()

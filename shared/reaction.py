@@ -18,7 +18,7 @@ from shared.command import CommandContext, TooMuchContention
 from shared.errors import Unavailable
 from shared.event import Actor, RecordedEvent
 from shared.event_store import IdempotencyKey
-from shared.feed import Feed
+from shared.feed import PACE_SECONDS, Feed
 from shared.projection import BATCH_EVENTS_MAX, POISON, RETRY_SECONDS, NotThereYet, ProjectionRunner, bury
 
 PROJECTION_WAIT_SECONDS = 30.0
@@ -52,7 +52,8 @@ class Reactions:
     async def _follow(self, source: str) -> None:
         while True:
             try:
-                if await self.advance(source) == 0:
+                if await self.advance(source) < BATCH_EVENTS_MAX:
+                    await asyncio.sleep(PACE_SECONDS)
                     await self.feed.changed(service=source, after=await self.position(source))
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, *PASSING) as error:
                 _log.warning("%s cannot react to %s now: %s", self.service, source, error)

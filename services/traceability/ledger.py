@@ -7,17 +7,20 @@ written again, and a hole in a service's positions stops its follower until the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import asyncpg
 import msgspec
 
 from shared.event import RecordedEvent
-from shared.feed import Feed
+from shared.feed import PACE_SECONDS, Feed
 from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, NotThereYet
+
+LOOK_AGAIN_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class Ledger:
     feed: Feed
     sources: tuple[str, ...]
     timeout_s: float
+    _held: dict[str, int] = field(default_factory=dict)
+    _moved: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def run(self) -> None:
         """Runs for ever: one follower a source."""
@@ -50,8 +55,8 @@ class Ledger:
         while True:
             try:
                 if await self.advance(source) < BATCH_EVENTS_MAX:
-                    held = await self._last_of((source,))
-                    await self.feed.changed(service=source, after=held[source])
+                    await asyncio.sleep(PACE_SECONDS)
+                    await self.feed.changed(service=source, after=await self._held_of(source))
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.warning("the ledger cannot follow %s now: %s", source, error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -80,7 +85,17 @@ class Ledger:
                 )
                 await connection.execute("UPDATE traceability.ledger_head SET position = $1", head + len(whole))
                 await connection.execute("SELECT pg_notify('prooftrail_appended', $1)", f"ledger:{head + len(whole)}")
+        if whole:
+            self._held[source] = whole[-1].position
+            async with self._moved:
+                self._moved.notify_all()
         return len(whole)
+
+    async def _held_of(self, source: str) -> int:
+        """Up to where the ledger holds the source, as far as this process knows."""
+        if source not in self._held:
+            self._held[source] = (await self._last_of((source,)))[source]
+        return self._held[source]
 
     async def positions(self) -> dict[str, int]:
         """How far the ledger holds each service."""
@@ -109,7 +124,7 @@ class Ledger:
 
     async def wait(self, after: Mapping[str, int]) -> None:
         """Returns once the ledger holds everything up to `after`; NotThereYet when that takes too long."""
-        wanted = {source: at for source, at in after.items() if source in self.sources}
+        wanted = {source: at for source, at in after.items() if source in self.sources and self._held.get(source, 0) < at}
         deadline = asyncio.get_running_loop().time() + self.timeout_s
         while wanted:
             held = await self._last_of(wanted)
@@ -121,7 +136,13 @@ class Ledger:
                     next_step="Send the same request again after the time in Retry-After.",
                 )
             if wanted:
-                await asyncio.sleep(0.01)
+                await self._wait_for_move()
+
+    async def _wait_for_move(self) -> None:
+        """Another replica may have written it, hence not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_AGAIN_SECONDS), self._moved:
+                await self._moved.wait()
 
     async def _last_of(self, services: Collection[str]) -> dict[str, int]:
         rows = await self.pool.fetch(
@@ -154,6 +175,16 @@ class Ledger:
             to,
         )
         return [_entry(row) for row in rows]
+
+    async def leaf_hashes(self, service: str, size: int) -> bytes:
+        """The leaf hashes of the service's first `size` events, 32 bytes each, one after the other."""
+        found: bytes | None = await self.pool.fetchval(
+            "SELECT string_agg(leaf_hash, ''::bytea ORDER BY service_position) FROM traceability.ledger"
+            " WHERE service = $1 AND service_position <= $2",
+            service,
+            size,
+        )
+        return found or b""
 
     async def reached(self, position: int) -> dict[str, int]:
         """The last position of each service up to the ledger position, for those that have any."""
