@@ -35,7 +35,7 @@ MODEL: dict[str, Any] = {
     "model": "late", "version": "1", "components": [], "hosted": {"provider": "acme", "identifier": "late-1"},
     "code_revision": "9f3c", "why": "First version.",
 }  # fmt: skip
-NEVER_KEPT = {"retention_days": 0}
+NEVER_KEPT: dict[str, Any] = {"retention_days": 0}
 
 
 @pytest.fixture
@@ -267,7 +267,8 @@ async def test_a_repeated_erasure_changes_nothing(house: TestHouse) -> None:
 async def test_somebody_whose_name_is_needed_is_kept_and_the_records_are_named(house: TestHouse) -> None:
     """First the roles, then the requirement in force: each refusal says what has to end."""
     owner, person = await signed(house)
-    path, body = "/v1/people:erase", {"subject": person.subject, "reason": WHY}
+    path = "/v1/people:erase"
+    body: dict[str, Any] = {"subject": person.subject, "reason": WHY}
     roles = await owner.refused(path, **body)
     assert roles["reason"] == "roles-still-held"
     assert {error["field"] for error in roles["errors"]} == {f"approver of {SYSTEM}", f"author of {SYSTEM}"}
@@ -293,7 +294,7 @@ async def test_only_owners_of_every_system_with_traces_may_erase_and_never_thems
     owner, person = await signed(house)
     stranger, other = house.client("Sam Stranger"), house.client("Ulla Other")
     await other.post("/v1/systems", key="other", name="Another", intended_use="Something else.", risk_class="limited")
-    body = {"subject": person.subject, "reason": WHY}
+    body: dict[str, Any] = {"subject": person.subject, "reason": WHY}
     for client in (stranger, other):
         assert (await client.refused("/v1/people:erase", **body))["reason"] == "not-the-owner"
     itself = await owner.refused("/v1/people:erase", subject=owner.subject, reason=WHY)

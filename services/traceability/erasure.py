@@ -179,8 +179,10 @@ class PersonErasure:
         """Waits for the services, and returns those that are late."""
         position = int(receipt.position.rpartition(":")[2])
         deadline = asyncio.get_running_loop().time() + self.timeout_s
-        while (late := await self.pending(position)) and asyncio.get_running_loop().time() < deadline:
+        late = await self.pending(position)
+        while late and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            late = await self.pending(position)
         return late
 
     async def _reacted(self, service: str) -> int:
