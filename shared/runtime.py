@@ -150,12 +150,15 @@ class Runtime:
     ) -> Doors:
         """The HTTP door of a service on this foundation.
 
-        A request waits until its `after` is in the projection and, with `reactions`, until what it caused here is there too.
+        A request waits until its `after` is in the projection, in whatever else `wait` waits for, and, with `reactions`, until what
+        it caused here is there too.
         """
         timeout_s = self.settings.after_timeout_s
 
         async def wait_for_copies(after: Mapping[str, int]) -> None:
             await foundation.projection.wait(after, timeout_s=timeout_s)
+            if wait is not None:
+                await wait(after)
             if reactions is not None and any(source in reactions.sources for source in after):
                 await reactions.wait(after, timeout_s=timeout_s)
                 await foundation.projection.wait(
@@ -167,7 +170,7 @@ class Runtime:
             verifier=self.verifier,
             directory=foundation.directory,
             clock=self.clock,
-            wait=wait or wait_for_copies,
+            wait=wait_for_copies,
             sign_in_max_age_s=self.settings.sign_in_max_age_s,
             feed_readers=self.feed_readers,
         )
