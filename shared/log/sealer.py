@@ -227,7 +227,7 @@ class Sealer:
             await self._store(connection, growth, None)
             return len(raws)
         note = await asyncio.to_thread(self._sign, growth)
-        self._at_step("signed")
+        self._at_step("note signed")
         checkpoint = Checkpoint(epoch=self._signer.epoch, size=growth.after.size, root=growth.after.root(), note=note)
         await self._store(connection, growth, checkpoint)
         self._at_step("committed")

@@ -47,10 +47,9 @@ async def recover(*, store: EventStore, log: ServiceLog, why: str, clock: Callab
 
     Lost are those between the last checkpoint that both know and the last that was signed.
     """
-    _require_refusal(log)
+    await _require_refusal(log)
     async with log.sealer.alone() as connection:
-        await log.check()
-        _require_refusal(log)
+        await _require_refusal(log)
         common = await _last_common(log)
         statement = _open_epoch(log.signer, common, why)
         log.sealer.refusal = None
@@ -89,7 +88,8 @@ def _told(told: Told | None, fact: Fact) -> Told:
     return (*(told or ()), fact)
 
 
-def _require_refusal(log: ServiceLog) -> None:
+async def _require_refusal(log: ServiceLog) -> None:
+    await log.check()
     if log.sealer.refusal is None:
         raise NothingToRecover(
             f"The log of {log.service} needs no recovery.",
