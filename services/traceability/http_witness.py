@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request, Response
 
 from shared.errors import ProoftrailError
 from shared.http_doors import PROBLEMS
-from shared.log.witness import SIZE_MEDIA_TYPE, parse_submission, witness_answer
+from shared.log.witness import SIZE_MEDIA_TYPE, ForkRefused, parse_submission, witness_answer
 
 from .witnessing import Witnessing
 
+BAD_REQUEST, UNPROCESSABLE = 400, 422
 TEXT = "text/plain; charset=utf-8"
 
 _TOLD = {"schema": {"type": "string"}}
@@ -43,7 +44,9 @@ def witness_router(witnessing: Witnessing) -> APIRouter:
             line = await witnessing.add_checkpoint(old_size=asked.old_size, proof=asked.proof, note=asked.note)
         except ProoftrailError as error:
             status, media_type, body = witness_answer(error)
-            return Response(body, status_code=status, media_type=media_type)
+            if status == UNPROCESSABLE and not isinstance(error, ForkRefused):  # a note that is none
+                status = BAD_REQUEST
+            return Response(body, status_code=status, headers={"Content-Type": media_type})
         return Response(line, media_type=TEXT)
 
     return router
