@@ -15,6 +15,7 @@ import asyncpg
 import httpx
 from fastapi import APIRouter, FastAPI, Request
 
+from services.streams import stream_routers, subscriptions_of
 from shared.database_roles import FEED, Logins, separate_roles
 from shared.errors import FieldError, Invalid, Unavailable
 from shared.feed import Feed, FeedAway, StoreFeed
@@ -29,6 +30,7 @@ from shared.log.http_witness import HttpWitness
 from shared.log.note import VerifierKey
 from shared.runtime import Runtime, Service, migrate_service, open_pool, utc_now
 from shared.settings import Settings, make_open_folder
+from shared.subscription import Subscriptions
 from shared.workers import Workers
 
 SERVICES = ("requirements", "verification", "releases", "drift", "traceability")
@@ -53,8 +55,14 @@ class House:
 
     app: FastAPI
     services: dict[str, Service]
+    subscriptions: dict[str, Subscriptions]
     runtime: Runtime
     issuer: LocalIssuer | None
+
+    def end_streams(self) -> None:
+        """Subscribers are told to resume elsewhere."""
+        for subscriptions in self.subscriptions.values():
+            subscriptions.end()
 
 
 def local_issuer(settings: Settings) -> LocalIssuer:
@@ -86,8 +94,10 @@ async def offline_house(
         logins = await separate_roles(database_url, services=SERVICES)
         runtime, pool = await _open_runtime(stack, settings, logins, issuer, names)
         services = await _build(stack, runtime, names)
-        app = _application(runtime, services, issuer, pool)
-        yield House(app=app, services=services, runtime=runtime, issuer=issuer)
+        subscriptions = subscriptions_of(runtime, services)
+        streams = stream_routers(runtime, services, subscriptions)
+        app = _application(runtime, services, issuer, pool, streams)
+        yield House(app=app, services=services, subscriptions=subscriptions, runtime=runtime, issuer=issuer)
 
 
 async def _open_runtime(
@@ -174,6 +184,7 @@ async def _build(stack: contextlib.AsyncExitStack, runtime: Runtime, names: Sequ
 async def _running(house: House) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(house.runtime.feed.listen(), name="feed")]
     tasks += [asyncio.create_task(service.run(), name=name) for name, service in house.services.items()]
+    tasks += [asyncio.create_task(one.run(), name=f"{name} streams") for name, one in house.subscriptions.items()]
     tasks += [asyncio.create_task(relay.run(), name=f"relay {relay.service}") for relay in _relays(house)]
     for task in tasks:
         task.add_done_callback(_tell_if_it_died)
@@ -232,6 +243,7 @@ def _application(
     services: dict[str, Service],
     issuer: LocalIssuer | None,
     pool: asyncpg.Pool,
+    streams: Sequence[APIRouter],
 ) -> FastAPI:
     settings, verifier = runtime.settings, runtime.verifier
 
@@ -265,5 +277,6 @@ def _application(
         pages_router(verifier=verifier),
         operation,
         *(router for service in services.values() for router in service.routers),
+        *streams,
     ]
     return create_app(routers=routers, ready=ready)

@@ -16,6 +16,10 @@ from shared.event import Actor, RecordedEvent
 from shared.token_errors import OnlyPersonsSign
 
 SOURCE = "requirements"
+ROLE_CHANGES = frozenset(
+    {"requirements.ai-system-registered", "requirements.role-granted", "requirements.role-revoked"}
+)
+"""The events that give or take a role."""
 
 
 class Role(StrEnum):
@@ -90,6 +94,15 @@ class Access:
             f"SELECT DISTINCT system FROM {self._schema}.role_grant WHERE subject = $1 ORDER BY system", subject
         )
         return [row["system"] for row in rows]
+
+    async def systems_of(self, *, subjects: Collection[str]) -> dict[str, frozenset[str]]:
+        """The keys of the AI systems in which each subject holds a role; subjects without any are left out."""
+        rows = await self._pool.fetch(
+            f"SELECT subject, array_agg(DISTINCT system) AS systems FROM {self._schema}.role_grant"
+            " WHERE subject = ANY ($1) GROUP BY subject",
+            subjects,
+        )
+        return {row["subject"]: frozenset(row["systems"]) for row in rows}
 
     async def require_reader(self, *, system: str, actor: Actor) -> frozenset[Role]:
         """The caller's roles in the system; AiSystemNotFound without any."""

@@ -76,7 +76,7 @@ def proto_files(openapi: Mapping[str, Any], *, services: Sequence[str], known: M
     protos = {name: ProtoFile(package=f"prooftrail.{name}.v1") for name in (*services, DEPLOYMENT)}
     for path, methods in openapi["paths"].items():
         for operation in methods.values():
-            if isinstance(operation, Mapping) and operation["operationId"] not in LEFT_OUT:
+            if isinstance(operation, Mapping) and operation["operationId"] not in LEFT_OUT and not is_stream(operation):
                 _add_call(protos[_service_of(path, operation, services)], operation, openapi["components"]["schemas"])
     for name in services:
         _add_subscription(protos[name])
@@ -98,6 +98,11 @@ def descriptors_of(folder: Path) -> bytes:
         if protoc.main(["protoc", *options, *names]) != 0:
             raise CannotBeProto("protoc refused the protos; it says why above")
         return target.read_bytes()
+
+
+def is_stream(operation: Mapping[str, Any]) -> bool:
+    """Whether it answers with server-sent events, in whose place is the call `Subscribe`."""
+    return any("text/event-stream" in answer.get("content", {}) for answer in operation["responses"].values())
 
 
 def call_of(operation_id: str) -> str:
