@@ -28,6 +28,7 @@ from tests.shared.log.sealed_store import until
 from tests.shared.log.trees import leaves, subtree_of
 
 REQUIREMENTS = "/v1/logs/requirements"
+OLDEST: dict[str, Any] = {"from": 1}
 
 
 async def keys(house: TestHouse, client: Client, service: str = "requirements") -> list[VerifierKey]:
@@ -140,7 +141,7 @@ async def test_who_may_read_what(house: TestHouse) -> None:
     paths = ("checkpoint", "key", "tile/0/000.p/3", "events/1/proof", "consistency?from=1")
     for path in paths:
         assert (await house.http.get(f"{REQUIREMENTS}/{path}")).status_code == httpx.codes.UNAUTHORIZED
-        assert (await stranger.request("GET", f"{REQUIREMENTS}/{path}", **{"from": 1})).status_code == httpx.codes.OK
+        assert (await stranger.request("GET", f"{REQUIREMENTS}/{path}", **OLDEST)).status_code == httpx.codes.OK
     refused = problem_of(await stranger.request("GET", f"{REQUIREMENTS}/tile/entries/000.p/3"))
     assert (refused["status"], refused["reason"]) == (403, "not-every-system")
 
@@ -166,7 +167,7 @@ async def test_what_the_log_does_not_have(house: TestHouse, path: str, status: i
     owner, _, _ = await staffed(house)
     await witnessed(house, owner, 3)
     path, _, query = path.partition("?")
-    asked = dict(part.split("=") for part in query.split("&") if part)
+    asked: dict[str, Any] = dict(part.split("=") for part in query.split("&") if part)
     problem = problem_of(await owner.request("GET", f"{REQUIREMENTS}/{path}", **asked))
     assert (problem["status"], problem["reason"]) == (status, reason)
     assert problem["next_step"]
