@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -157,26 +157,40 @@ async def test_only_our_own_processes_read_a_whole_feed(cluster: TestCluster) ->
 async def test_processes_that_are_killed_go_on_where_they_were(
     server_url: str, tmp_path: Path, kafka: KafkaSettings
 ) -> None:
-    """`python -m services requirements` and `python -m services traceability`, ended with SIGKILL under load, in turn."""
+    """`python -m services requirements` and `python -m services traceability`, ended with SIGKILL one after the other."""
     data = tmp_path / "data"
     token = local_issuer(Settings(data=data)).mint(name="Olga Owner")
     settings = {"KAFKA_BOOTSTRAP": ",".join(kafka.bootstrap), "KAFKA_TOPIC_PREFIX": kafka.topic_prefix}
-    async with AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         urls = {name: await stack.enter_async_context(fresh_database(server_url)) for name in SERVICES_HERE}
         pools = {
             name: await stack.enter_async_context(asyncpg.create_pool(url, min_size=1, max_size=2))
             for name, url in urls.items()
         }
-        accepted = 0
-        for victim in (*SERVICES_HERE, None):
-            processes = {name: served(data, name, database_url=urls[name], settings=settings) for name in SERVICES_HERE}
-            with processes["requirements"] as (address, _, recording), processes["traceability"] as (_, _, remembering):
-                accepted = await load(address, token, first=accepted, number=30)
-                if victim is not None:
-                    os.kill(recording if victim == "requirements" else remembering, signal.SIGKILL)
-                else:
-                    await assert_the_ledger_is_the_store(pools["requirements"], pools["traceability"])
-        assert len(await stored(pools["requirements"])) == accepted == 90
+        with contextlib.ExitStack() as processes:
+            address, recording, remembering = start(processes, data, urls, settings)
+            accepted = await load(address, token, first=0, number=20)
+            os.kill(remembering, signal.SIGKILL)
+            accepted = await load(address, token, first=accepted, number=20)
+            os.kill(recording, signal.SIGKILL)
+        with contextlib.ExitStack() as processes:
+            address, _, _ = start(processes, data, urls, settings)
+            accepted = await load(address, token, first=accepted, number=20)
+            await assert_the_ledger_is_the_store(pools["requirements"], pools["traceability"])
+        assert len(await stored(pools["requirements"])) == accepted == 60
+
+
+def start(
+    stack: contextlib.ExitStack, data: Path, urls: dict[str, str], settings: dict[str, str]
+) -> tuple[str, int, int]:
+    """Both processes: where one records, and the numbers of both."""
+    address, _, recording = stack.enter_context(
+        served(data, "requirements", database_url=urls["requirements"], settings=settings)
+    )
+    _, _, remembering = stack.enter_context(
+        served(data, "traceability", database_url=urls["traceability"], settings=settings)
+    )
+    return address, recording, remembering
 
 
 async def load(address: str, token: str, *, first: int, number: int) -> int:

@@ -27,7 +27,7 @@ def kafka_of_the_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
             with capture.global_and_fixture_disabled():
                 terminal.write_line(f"\nNOT TESTED against a real Kafka: {reason}", red=True, bold=True)
         pytest.skip(str(reason))
-    broker = KafkaBroker(jars=jars, folder=tmp_path_factory.mktemp("kafka") / "node")
+    broker = KafkaBroker(jars=jars, folder=tmp_path_factory.mktemp("kafka") / "node", short_lived=True)
     broker.start()
     try:
         yield broker

@@ -12,7 +12,6 @@ from shared.cloud_event import position_in
 from shared.event import leaf_hash_of
 from shared.kafka_client import Patience, Topics
 from shared.kafka_settings import KafkaSettings
-from tests.kafka_broker import KafkaBroker
 from tests.shared.conftest import Stores
 from tests.shared.counting import SOURCES
 from tests.shared.kafka.relays import (
@@ -21,7 +20,6 @@ from tests.shared.kafka.relays import (
     in_order_once,
     records_of,
     relay_of,
-    relayed,
     relaying,
     until_relayed,
 )
@@ -97,57 +95,6 @@ async def test_a_leader_whose_connection_is_ended_is_replaced(stores: Stores, ka
     taken = await assert_whole(stores, kafka)
     epochs = [int(dict(record.headers)["ce_epoch"]) for record in taken]
     assert epochs == sorted(epochs)
-
-
-async def test_a_broker_that_is_killed_delays_and_loses_nothing(
-    stores: Stores, kafka: KafkaSettings, broker: KafkaBroker
-) -> None:
-    """Commands are accepted all the time; afterwards the topic is the store."""
-    counter = stores.counter
-    async with relaying(relay_of(stores, kafka)):
-        await counter.count(*range(300))
-        await until_relayed(stores, 300)
-        await asyncio.to_thread(broker.kill)
-        for _ in range(5):
-            await counter.count(*range(300))
-        assert await relayed(stores) == 300
-        await asyncio.to_thread(broker.start)
-        await until_relayed(stores, 1800)
-    await assert_whole(stores, kafka)
-
-
-async def test_a_broker_that_is_stopped_in_order_delays_and_loses_nothing(
-    stores: Stores, kafka: KafkaSettings, broker: KafkaBroker
-) -> None:
-    """Its end comes while batches are on their way."""
-    counter = stores.counter
-    async with relaying(relay_of(stores, kafka)):
-        await counter.count(1)
-        await until_relayed(stores, 1)
-        stopping = asyncio.create_task(asyncio.to_thread(broker.stop))
-        for _ in range(10):
-            await counter.count(*range(200))
-        await stopping
-        await asyncio.to_thread(broker.start)
-        await until_relayed(stores, 2001)
-    await assert_whole(stores, kafka)
-
-
-async def test_a_pause_longer_than_the_delivery_timeout_keeps_the_order(
-    stores: Stores, kafka: KafkaSettings, broker: KafkaBroker
-) -> None:
-    """What was given up may have arrived all the same, and is sent again: repeated, never missing."""
-    counter = stores.counter
-    async with relaying(relay_of(stores, kafka)):
-        await counter.count(1)
-        await until_relayed(stores, 1)
-        broker.pause()
-        for _ in range(8):
-            await counter.count(*range(200))
-            await asyncio.sleep(0.5)
-        broker.resume()
-        await until_relayed(stores, 1601)
-    await assert_whole(stores, kafka)
 
 
 @pytest.mark.parametrize("recreated_by_others", [False, True])
