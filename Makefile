@@ -72,6 +72,11 @@ openapi: ## Write docs/openapi.json from the code
 	@scripts/install run
 	@./prooftrail openapi docs/openapi.json
 
+.PHONY: simulate
+simulate: ## Try thousands of schedules of deliveries (SIMULATION_SEED=N replays one)
+	@scripts/install run demo flights dev
+	@SIMULATION_SEEDS=$${SIMULATION_SEEDS:-2000} $(python) -m pytest tests/shared/test_deliveries.py -k schedule
+
 .PHONY: proto
 proto: ## Write proto/ from docs/openapi.json; a field keeps its number
 	@scripts/install run demo flights dev

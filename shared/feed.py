@@ -58,6 +58,22 @@ class Feed(Protocol):
         """Runs for ever: wakes those who wait in `changed`."""
 
 
+def without_holes(events: Sequence[RecordedEvent], *, after: int) -> list[RecordedEvent]:
+    """The events above `after` in order of position, each once, up to the first that is missing.
+
+    Whoever follows a feed takes these only: what was delivered twice has no second effect, and a hole is waited for.
+    """
+    whole: list[RecordedEvent] = []
+    for event in sorted(events, key=lambda one: one.position):
+        following = after + len(whole) + 1
+        if event.position > following:
+            _log.error("%s has a hole after position %d: waiting for the feed", event.service, following - 1)
+            break
+        if event.position == following:
+            whole.append(event)
+    return whole
+
+
 class StoreFeed:
     """Reads the stores of services that share one database; woken by NOTIFY, with polling as the fallback."""
 

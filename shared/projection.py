@@ -19,7 +19,7 @@ from shared.advisory_lock import advisory_lock
 from shared.effects import Effects
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
-from shared.feed import PACE_SECONDS, Feed
+from shared.feed import PACE_SECONDS, Feed, without_holes
 
 BATCH_EVENTS_MAX = 2_000
 RETRY_SECONDS = 1.0
@@ -58,10 +58,13 @@ CREATE TABLE version (digest text NOT NULL);
 
 
 class ProjectionRunner:
-    """Keeps one projection up to date, live and in a rebuild by the same code."""
+    """Keeps one projection up to date, live and in a rebuild by the same code. `at_step` is told each step, for tests."""
 
-    def __init__(self, *, pool: asyncpg.Pool, feed: Feed, projection: Projection) -> None:
+    def __init__(
+        self, *, pool: asyncpg.Pool, feed: Feed, projection: Projection, at_step: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._pool = pool
+        self._at_step = at_step
         self._feed = feed
         self._projection = projection
         self._schema = f"{projection.service}_projection"
@@ -111,7 +114,7 @@ class ProjectionRunner:
                     self._reached[source] = events[-1].position
                     async with self._moved:
                         self._moved.notify_all()
-                    await asyncio.sleep(PACE_SECONDS)
+                await asyncio.sleep(PACE_SECONDS)
                 if len(events) < BATCH_EVENTS_MAX:
                     position = events[-1].position if events else (await self.positions()).get(source, 0)
                     await self._feed.changed(service=source, after=position)
@@ -137,8 +140,12 @@ class ProjectionRunner:
             effects = Effects(connection)
             for event in events:
                 await self._projection.apply(effects, event)
+            self._at_step("applied")
             await effects.settle()
+            self._at_step("settled")
             await self._store_position(connection, source, events)
+            self._at_step("position stored")
+        self._at_step("committed")
         return events
 
     async def _apply_or_bury_each(
@@ -158,6 +165,7 @@ class ProjectionRunner:
                         connection, service=self._projection.service, source=source, position=event.position,
                         reader="projection", error=error,
                     )  # fmt: skip
+            self._at_step("buried")
             await self._store_position(connection, source, events)
         return events
 
@@ -165,7 +173,9 @@ class ProjectionRunner:
         """The events after the position, which stays locked until the transaction ends: nobody else applies them."""
         await connection.execute(f"SET LOCAL search_path = {schema}, {self._projection.service}")
         position = await connection.fetchval("SELECT position FROM position WHERE source = $1 FOR UPDATE", source)
-        return await self._feed.read(service=source, after=position, limit=BATCH_EVENTS_MAX)
+        events = await self._feed.read(service=source, after=position, limit=BATCH_EVENTS_MAX)
+        self._at_step("read")
+        return without_holes(events, after=position)
 
     async def _store_position(
         self, connection: asyncpg.Connection, source: str, events: Sequence[RecordedEvent]
@@ -219,7 +229,9 @@ class ProjectionRunner:
         building, retired = f"{self._schema}_new", f"{self._schema}_old"
         began = await connection.fetchval("SELECT clock_timestamp()")
         await self._create(building, connection)
+        self._at_step("new tables made")
         await self._replay(building, connection, progress)
+        self._at_step("replayed")
         async with connection.transaction():
             await connection.execute(f"DROP SCHEMA IF EXISTS {retired} CASCADE")
             if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{self._schema}.position"):

@@ -17,7 +17,7 @@ import asyncpg
 import msgspec
 
 from shared.event import RecordedEvent
-from shared.feed import PACE_SECONDS, Feed
+from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, NotThereYet
 
 LOOK_AGAIN_SECONDS = 0.25
@@ -75,7 +75,7 @@ class Ledger:
                 "SELECT coalesce(max(service_position), 0) FROM traceability.ledger WHERE service = $1", source
             )
             events = await self.feed.read(service=source, after=after, limit=BATCH_EVENTS_MAX)
-            whole = _without_holes(events, after)
+            whole = without_holes(events, after=after)
             if whole:
                 await connection.copy_records_to_table(
                     "ledger",
@@ -124,7 +124,9 @@ class Ledger:
 
     async def wait(self, after: Mapping[str, int]) -> None:
         """Returns once the ledger holds everything up to `after`; NotThereYet when that takes too long."""
-        wanted = {source: at for source, at in after.items() if source in self.sources and self._held.get(source, 0) < at}
+        wanted = {
+            source: at for source, at in after.items() if source in self.sources and self._held.get(source, 0) < at
+        }
         deadline = asyncio.get_running_loop().time() + self.timeout_s
         while wanted:
             held = await self._last_of(wanted)
@@ -193,17 +195,6 @@ class Ledger:
             position,
         )
         return {row["service"]: row["last"] for row in rows}
-
-
-def _without_holes(events: Sequence[RecordedEvent], after: int) -> list[RecordedEvent]:
-    """The events up to the first missing position; a hole is told and waited for, never passed over."""
-    whole: list[RecordedEvent] = []
-    for event in events:
-        if event.position != after + len(whole) + 1:
-            _log.error("%s has a hole after position %d: waiting for the feed", event.service, after + len(whole))
-            break
-        whole.append(event)
-    return whole
 
 
 def _row(position: int, event: RecordedEvent) -> tuple[object, ...]:
