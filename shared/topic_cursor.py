@@ -26,8 +26,8 @@ from shared.topic_records import Elsewhere, read_record
 
 EARLY_EVENTS_MAX = 5_000
 """How many events that came early are kept; more before the missing one, and it is filled."""
-GAP_SECONDS = 2.0
-"""How long a missing event may still come, once the topic has no more to read."""
+GAP_SECONDS = 5.0
+"""How long a missing event may still come, once the topic has no more to read: a relay that failed needs a second or two."""
 WAIT_SECONDS = 0.25
 PROBES_MAX = 32
 FILL_EVENTS_MAX = 200

@@ -243,7 +243,7 @@ async def test_it_follows_a_topic_that_is_deleted_and_made_again(stores: Stores,
 async def test_it_follows_through_trouble_of_the_broker(
     stores: Stores, kafka: KafkaSettings, broker: KafkaBroker, trouble: str
 ) -> None:
-    """Stopped in order and started again; paused for longer than the relay tries to deliver. Its services are silent in the meantime."""
+    """Stopped in order and started again; paused for longer than the relay tries to deliver. Until then the service is silent."""
     counter = stores.counter
     async with relaying(relay_of(stores, kafka)), reading(kafka) as feed:
         await counter.count(*range(300))
