@@ -1,15 +1,18 @@
-"""The part of the command `prooftrail` that is about packs: fetch the pack of an AI system, check a pack."""
+"""The part of the command `prooftrail` that is about packs: fetch the pack of an AI system, export the deployment, check a pack."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
+from services.composition import offline_house
+from services.server import database_at_work
 from shared.settings import Settings
 from verifier import prooftrail_verify
 
@@ -26,6 +29,12 @@ def add_commands(commands: Any) -> None:
     pack.add_argument("--ledger-position", type=int, help="as of this ledger position; now without it")
     pack.add_argument("--url", default=None, help="address of the service (default: where `make run` serves)")
     pack.set_defaults(run=_pack)
+
+    export = commands.add_parser(
+        "export", help="write the pack of the whole deployment from its database", description=_export.__doc__
+    )
+    export.add_argument("file", type=Path, help="the ZIP file to write")
+    export.set_defaults(run=_export)
 
     verify = commands.add_parser(
         "verify",
@@ -76,6 +85,25 @@ def _problem(answer: httpx.Response) -> str:
         return f"{body['title']} {body.get('next_step', '')}"
     except (ValueError, KeyError, TypeError):
         return f"the answer is {answer.status_code}"
+
+
+def _export(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Writes every event of every service, as the stores hold it, as far as it is sealed and witnessed.
+
+    Nothing has to run; what runs goes on. Whether anything was altered is for `prooftrail verify` to say.
+    """
+    partial = parsed.file.with_name(f"{parsed.file.name}.part")
+    with database_at_work(settings) as url, partial.open("w+b") as file:
+        counts = asyncio.run(_export_to(settings, url, file))
+    partial.replace(parsed.file)
+    print(f"{parsed.file}: " + ", ".join(f"{count} events of {service}" for service, count in counts.items()))
+    return FETCHED
+
+
+async def _export_to(settings: Settings, url: str, file: BinaryIO) -> dict[str, int]:
+    async with offline_house(settings=settings, database_url=url) as house:
+        counts: dict[str, int] = await house.services["traceability"].application.export(file)
+        return counts
 
 
 def _verify(parsed: argparse.Namespace, _settings: Settings) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -25,6 +26,9 @@ from .domain.pack_stream import EvidencePackIssued
 from .domain.trace import Record, Trace, state_digest
 from .erasure import PersonErasure
 from .ledger import Entry, Ledger
+from .pack_deployment import DeploymentExport
+from .pack_export import PackExport
+from .pack_writer import temporary_file
 from .trace_book import Seen, TraceBook, When
 
 ISSUERS = (Role.OWNER, Role.AUTHOR, Role.REVIEWER, Role.APPROVER, Role.RELEASER, Role.AUDITOR)
@@ -89,6 +93,7 @@ class Traceability:
     names: Names
     clock: Callable[[], datetime]
     erasure: PersonErasure
+    packs: PackExport
 
     async def wait(self, after: Mapping[str, int]) -> None:
         """Holds a request until the ledger has everything up to `after`."""
@@ -156,6 +161,26 @@ class Traceability:
         """The evidence pack as canonical JSON; the same position, as_of and directory give the same bytes."""
         seen = await self.seen(actor=actor, system=system, when=when)
         return await self._pack(seen.trace, release, as_of=when.as_of)
+
+    async def archive(
+        self, *, actor: Actor, system: str, release: str | None, when: When, page: Callable[[bytes], str]
+    ) -> BinaryIO:
+        """The exported pack, from its first byte: the evidence pack, its page, and everything that proves it. NotYetSealed."""
+        seen = await self.seen(actor=actor, system=system, when=when)
+        position = seen.trace.position
+        content = await self._pack(seen.trace, release, as_of=when.as_of)
+        entries = await self.ledger.read(systems=[system], after=0, to=position)
+        pages = {"pack.json": content, "pack.html": page(content).encode()}
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(temporary_file())
+            await self.packs.write_system(file, system=system, position=position, entries=entries, pages=pages)
+            file.seek(0)
+            stack.pop_all()
+        return file
+
+    async def export(self, file: BinaryIO) -> dict[str, int]:
+        """The pack of the whole deployment, for whoever holds its database; returns the number of events by service."""
+        return await DeploymentExport(packs=self.packs).write(file)
 
     async def issue_evidence_pack(
         self, *, context: CommandContext, system: str, key: str, release: str | None, position: int | None

@@ -2,13 +2,15 @@
 
 # No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from shared.command import CommandContext
@@ -38,6 +40,8 @@ from shared.http_doors import (
 from .application import Traceability
 from .evidence_html import render
 from .trace_book import Seen, When
+
+PIECE_BYTES = 1 << 20
 
 System = Annotated[str, Path(pattern=SYSTEM_PATTERN)]
 Position = Annotated[int | None, Query(ge=0, le=2**62, description="known at this ledger position; now without it")]
@@ -322,6 +326,26 @@ def _add_pack_routes(routes: APIRouter, doors: Doors, application: Traceability)
         content = await application.pack(actor=actor, system=system, release=release, when=when)
         return HTMLResponse(render(content))
 
+    @routes.get(
+        "/evidence-pack.zip",
+        operation_id="get_evidence_pack_archive",
+        summary="The evidence pack with all that proves it, for `prooftrail verify`",
+        response_class=Response,
+        responses={200: {"content": {"application/zip": {}}}},
+    )
+    async def get_evidence_pack_archive(
+        actor: Annotated[Actor, Depends(doors.reader)],
+        system: System,
+        when: AskedWhen,
+        release: Release = None,
+    ) -> Response:
+        file = await application.archive(actor=actor, system=system, release=release, when=when, page=render)
+        headers = {
+            "Content-Length": str(os.fstat(file.fileno()).st_size),
+            "Content-Disposition": f'attachment; filename="{system}.zip"',
+        }
+        return StreamingResponse(_pieces(file), media_type="application/zip", headers=headers)
+
     @routes.post("/evidence-packs", operation_id="issue_evidence_pack", status_code=201, response_model=ReceiptAnswer)
     async def issue_evidence_pack(
         context: Annotated[CommandContext, Depends(doors.command)], system: System, body: IssueEvidencePack
@@ -339,6 +363,11 @@ def _add_pack_routes(routes: APIRouter, doors: Doors, application: Traceability)
     async def get_issued_pack(actor: Annotated[Actor, Depends(doors.reader)], system: System, key: Key) -> Response:
         content = await application.issued_pack(actor=actor, system=system, key=key)
         return Response(content, media_type="application/json")
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        yield from iter(lambda: file.read(PIECE_BYTES), b"")
 
 
 def _add_review_routes(routes: APIRouter, doors: Doors, application: Traceability) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+from shared.artefacts import open_artefacts
 from shared.directory import Names
 from shared.http_feed import feed_router
 from shared.http_log import log_router
@@ -15,6 +16,7 @@ from .erasure import PersonErasure
 from .http_api import erasure_router, router
 from .http_witness import witness_router
 from .ledger import Ledger
+from .pack_export import PackExport
 from .projections import TraceabilityProjection
 from .published_events import FACTS, SERVICE
 from .trace_book import TraceBook
@@ -31,6 +33,8 @@ async def build(runtime: Runtime) -> Service:
     )
     book = TraceBook(ledger=ledger)
     names = Names(pool=foundation.pool, services=runtime.services)
+    witnessing = _witnessing(runtime, foundation, ledger)
+    runtime.logs.own.append(witnessing)
     application = Traceability(
         store=foundation.store,
         access=foundation.access,
@@ -50,9 +54,8 @@ async def build(runtime: Runtime) -> Service:
             keeping=timedelta(days=runtime.settings.retention_days),
             timeout_s=runtime.settings.after_timeout_s,
         ),
+        packs=_packs(runtime, foundation, ledger, names, witnessing),
     )
-    witnessing = _witnessing(runtime, foundation, ledger)
-    runtime.logs.own.append(witnessing)
     doors = runtime.doors(foundation, wait=application.wait)
     return Service(
         name=SERVICE,
@@ -78,4 +81,21 @@ def _witnessing(runtime: Runtime, foundation: Foundation, ledger: Ledger) -> Wit
         deployment=runtime.logs.deployment,
         keys=keys,
         witness=runtime.logs.open_witness(keys),
+    )
+
+
+def _packs(
+    runtime: Runtime, foundation: Foundation, ledger: Ledger, names: Names, witnessing: Witnessing
+) -> PackExport:
+    return PackExport(
+        pool=foundation.pool,
+        ledger=ledger,
+        names=names,
+        artefacts=open_artefacts(runtime.settings),
+        signer=witnessing.witness,
+        log_keys=witnessing.keys,
+        witnesses=tuple(witness.vkey for witness in runtime.logs.outside),
+        services=runtime.services,
+        deployment=runtime.logs.deployment,
+        timeout_s=runtime.settings.after_timeout_s,
     )

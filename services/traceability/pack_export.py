@@ -20,8 +20,9 @@ from shared.artefacts import ArtefactMissing, Artefacts
 from shared.directory import Names
 from shared.event import canonical_bytes
 from shared.log.facts import log_stream
+from shared.log.merkle import root_of
 from shared.log.note import VerifierKey, parse_note
-from shared.log.proofs import Checkpoint, LogTables, NotYetSealed
+from shared.log.proofs import Checkpoint, NotYetSealed
 
 from .domain.pack_proof import (
     Covered,
@@ -150,13 +151,22 @@ class PackExport:
         return {service: sorted(own, key=lambda entry: entry.event.position) for service, own in shown.items()}
 
     async def _proof(self, service: str, last: int, shown: Sequence[Entry]) -> ServiceProof:
-        checkpoint, tables = await self._covering(service, last), LogTables(connection=self.pool, service=service)
+        checkpoint = await self._covering(service, last)
         positions = [entry.event.position for entry in shown]
-        nodes = await tables.computed(
-            lambda subtree: bare_nodes(size=checkpoint.size, positions=positions, subtree=subtree)
-        )
+        subtree = await self._subtrees(service, checkpoint.size)
+        nodes = await asyncio.to_thread(bare_nodes, size=checkpoint.size, positions=positions, subtree=subtree)
         leaves = [bytes.fromhex(entry.event.leaf_hash) for entry in shown]
         return await self.proof(service, checkpoint, positions=positions, leaves=b"".join(leaves), nodes=nodes)
+
+    async def _subtrees(self, service: str, size: int) -> Callable[[int, int], bytes]:
+        """The complete subtrees of a log's first `size` leaves, as the ledger has them."""
+        leaves = await self.ledger.leaf_hashes(service, size)
+
+        def subtree(level: int, number: int) -> bytes:
+            first, last = 32 * (number << level), 32 * ((number + 1) << level)
+            return root_of([leaves[at : at + 32] for at in range(first, last, 32)])
+
+        return subtree
 
     async def proof(
         self,
@@ -208,11 +218,8 @@ class PackExport:
 
     async def _is_held(self, service: str, checkpoint: Checkpoint) -> bool:
         """Whether the log still has the tree of a checkpoint of an older epoch."""
-        tables = LogTables(connection=self.pool, service=service)
-        if checkpoint.size > (await tables.sealed()).size:
-            return False
-        root = await tables.computed(lambda subtree: tree_root(size=checkpoint.size, subtree=subtree))
-        return root == checkpoint.root
+        subtree = await self._subtrees(service, checkpoint.size)
+        return await asyncio.to_thread(tree_root, size=checkpoint.size, subtree=subtree) == checkpoint.root
 
     async def _keys(self, service: str, origin: str, note: str) -> list[VouchedKey]:
         """The keys of the log from its first one up to that which signed the note."""
