@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.errors import MessageSizeTooLargeError
 
 from shared.cloud_event import dataref_of, headers_of, source_of
 from shared.feed import Pulse
@@ -108,11 +108,12 @@ class EventSender:
         acknowledged = sent.events[0].position - 1
         for event, future in zip(sent.events, sent.futures, strict=True):
             try:
-                offset: int = future.get(self._patience.delivery_s * 2).offset
-            except KafkaError as error:
-                if isinstance(error, MessageSizeTooLargeError):
+                with kafka_errors():
+                    offset: int = future.get(self._patience.delivery_s * 2).offset
+            except KafkaAway as error:
+                if isinstance(error.__cause__, MessageSizeTooLargeError):
                     self._too_large.add(event.position)
-                return acknowledged, KafkaAway(f"{type(error).__name__}: {error}")
+                return acknowledged, error
             if offset < event.position - 1:
                 return acknowledged, TopicReplaced(f"{self._topic} gave {event.position} the offset {offset}")
             acknowledged = event.position

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,10 @@ PULSE_TOPIC_CONFIG = {
     "segment.ms": str(PULSE_RETENTION_MS),
 }
 
+UNFORESEEN = (AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError, struct.error)
+"""What a library raises that met what it did not expect. Whoever relays or follows tries again rather than end for good."""
+
+_log = logging.getLogger(__name__)
 _QUIET = {"allow_auto_create_topics": False, "metrics_enabled": False}
 
 
@@ -55,10 +60,13 @@ def partition_of(topic: str) -> TopicPartition:
 
 @contextlib.contextmanager
 def kafka_errors() -> Iterator[None]:
-    """Raises KafkaAway for what the library raises."""
+    """Raises KafkaAway for what the library raises: its own errors, and those that it did not foresee."""
     try:
         yield
     except KafkaError as error:
+        raise KafkaAway(f"{type(error).__name__}: {error}") from error
+    except UNFORESEEN as error:
+        _log.exception("the library for Kafka failed in a way of its own")
         raise KafkaAway(f"{type(error).__name__}: {error}") from error
 
 
