@@ -15,11 +15,13 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.composition import SERVICES, House, open_house
+from services.streams import stream_calls
 from shared.embedded_postgres import EmbeddedPostgres
 from shared.errors import ProoftrailError
 from shared.grpc_server import grpc_serving
 from shared.http_stream import CUT
 from shared.moving import require_not_moved
+from shared.proto_schema import DEPLOYMENT
 from shared.settings import Settings, read_settings
 from shared.telemetry import serving_metrics
 
@@ -77,9 +79,10 @@ async def _serve(settings: Settings, database_url: str, names: Sequence[str]) ->
                 house.app,
                 host=settings.host,
                 port=settings.grpc_port,
-                services=tuple(house.services),
-                streams={},
+                services=(*house.services, DEPLOYMENT),
+                streams=stream_calls(house.runtime, house.app, house.subscriptions),
                 drain_s=GRACEFUL_SHUTDOWN_SECONDS,
+                ending=house.end_streams,
             ) as grpc_port,
         ):
             print(banner(settings, house, grpc_port), flush=True)

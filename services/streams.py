@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
+from shared.grpc_server import Streams, bindings_of, message_type
+from shared.grpc_streams import BatchesCall, SubscribeCall
 from shared.http_stream import stream_router
+from shared.proto_schema import service_name_of
 from shared.runtime import Runtime, Service
 from shared.subscription import Subscriptions
 
@@ -37,3 +41,25 @@ def stream_routers(
         stream_router(doors=runtime.doors(service.foundation), subscriptions=subscriptions[name])
         for name, service in services.items()
     ]
+
+
+def stream_calls(runtime: Runtime, app: FastAPI, subscriptions: Mapping[str, Subscriptions]) -> Streams:
+    """The calls of gRPC that are streams, by full name."""
+    calls: dict[str, Any] = {
+        f"/prooftrail.{name}.v1.{service_name_of(name)}/Subscribe": SubscribeCall(
+            subscriptions=one,
+            verifier=runtime.verifier,
+            clock=runtime.clock,
+            response_type=message_type(f"prooftrail.{name}.v1.SubscribeResponse"),
+        )
+        for name, one in subscriptions.items()
+    }
+    if "drift" in subscriptions:
+        calls["/prooftrail.drift.v1.DriftService/IngestRowsStream"] = BatchesCall(
+            app=app,
+            binding=bindings_of(app)["IngestRows"],
+            answer_type=message_type("prooftrail.drift.v1.IngestRowsResponse"),
+            response_type=message_type("prooftrail.drift.v1.IngestRowsStreamResponse"),
+            ending=subscriptions["drift"].ending,
+        )
+    return calls

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from starlette.types import ASGIApp
 
+from shared.errors import ProoftrailError
 from shared.proto_schema import HEADERS
 
 ERROR_DOMAIN = "prooftrail"
@@ -33,6 +34,7 @@ CODES = {
     413: code_pb2.RESOURCE_EXHAUSTED,
     422: code_pb2.INVALID_ARGUMENT,
     428: code_pb2.FAILED_PRECONDITION,
+    429: code_pb2.RESOURCE_EXHAUSTED,
     503: code_pb2.UNAVAILABLE,
 }
 """Status codes of HTTP in the words of google.rpc.Code; any other is INTERNAL."""
@@ -82,12 +84,32 @@ async def carry_out(
     query, body = rest, b""
     if binding.method != "GET":
         query = {name: rest.pop(name) for name in ("after",) if name in rest}
-        body = rest["content"] if "content" in rest else msgspec.json.encode(rest)
+        # Sorted: a map of protobuf has no order, and the same request must have the same fingerprint.
+        body = rest["content"] if "content" in rest else msgspec.json.encode(rest, order="sorted")
         headers[b"content-type"] = b"application/octet-stream" if "content" in rest else b"application/json"
     answer = await _ask(app, binding.method, path, query, headers, body)
     if answer.status >= 300:
         raise CallFailed(_status_of(answer))
     return _response_of(answer, response_type)
+
+
+def status_of(error: ProoftrailError, *, trace_id: str) -> status_pb2.Status:
+    """The same words as the problem document of HTTP, for a call that no HTTP request stands for."""
+    return _status(
+        CODES.get(error.status, code_pb2.INTERNAL),
+        reason=error.reason,
+        message=" ".join(part for part in (error.what, error.why) if part),
+        fields=[(one.field, one.rule) for one in error.fields],
+        metadata={"next_step": error.next_step, "trace_id": trace_id},
+    )
+
+
+def in_batch(failed: CallFailed, number: int) -> CallFailed:
+    """The failure of the batch with this number, counted from 1, of a stream; those before it stay."""
+    status = status_pb2.Status()
+    status.CopyFrom(failed.status)
+    status.message = f"Batch {number}: {status.message}"
+    return CallFailed(status)
 
 
 def values_of(message: Message) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 from fastapi import FastAPI
@@ -20,9 +21,11 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from shared.artefacts import ARTEFACT_BYTES_MAX
-from shared.errors import Unavailable
-from shared.grpc_calls import Binding, CallFailed, carry_out
+from shared.errors import ProoftrailError, Unavailable
+from shared.grpc_calls import Binding, CallFailed, carry_out, status_of
+from shared.grpc_streams import metadata_of
 from shared.proto_schema import call_of, service_name_of
+from shared.subscription import SEND_SECONDS_MAX, SlowSubscriber
 
 DESCRIPTORS = Path(__file__).parent.parent / "proto" / "prooftrail.binpb"
 DEADLINE_MAX_SECONDS = 60.0
@@ -30,6 +33,8 @@ DEADLINE_MAX_SECONDS = 60.0
 STREAMS_MAX = 1_000
 """Concurrent calls of one connection."""
 KEEPALIVE_SECONDS_MIN = 10
+KEEPALIVE_SECONDS = 30
+"""How often a silent connection is asked whether anybody is there, and how long it may take to answer."""
 
 
 class PortTaken(Unavailable):
@@ -62,19 +67,33 @@ def _load() -> None:
 
 @contextlib.asynccontextmanager
 async def grpc_serving(
-    app: FastAPI, *, host: str, port: int, services: Sequence[str], streams: Streams, drain_s: float
+    app: FastAPI,
+    *,
+    host: str,
+    port: int,
+    services: Sequence[str],
+    streams: Streams,
+    drain_s: float,
+    ending: Callable[[], None] = lambda: None,
+    send_s_max: float = SEND_SECONDS_MAX,
 ) -> AsyncIterator[int]:
-    """Serves the calls of the named services until the block ends; gives the port. Ending, it says NOT_SERVING first."""
+    """Serves the calls of the named services until the block ends; gives the port.
+
+    Ending, it says NOT_SERVING first; then `ending` makes the streams end, so that subscribers resume elsewhere. A subscriber that
+    takes nothing for `send_s_max` is cut off.
+    """
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", ARTEFACT_BYTES_MAX + (1 << 16)),
             ("grpc.max_send_message_length", ARTEFACT_BYTES_MAX + (1 << 16)),
             ("grpc.max_concurrent_streams", STREAMS_MAX),
+            ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 1000),
             ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS_MIN * 1000),
             ("grpc.so_reuseport", 0),
         ]
     )
-    calls = _Calls(app, services=services, streams=streams)
+    calls = _Calls(app, services=services, streams=streams, send_s_max=send_s_max)
     alive = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(alive, server)
     reflection.enable_server_reflection([*calls.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -94,20 +113,20 @@ async def grpc_serving(
         yield bound
     finally:
         await alive.enter_graceful_shutdown()
-        calls.end_streams()
+        ending()
         await server.stop(drain_s)
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Finds the handler of a call by its full name."""
 
-    def __init__(self, app: FastAPI, *, services: Sequence[str], streams: Streams) -> None:
+    def __init__(self, app: FastAPI, *, services: Sequence[str], streams: Streams, send_s_max: float) -> None:
         _load()
+        self._send_s_max = send_s_max
         self._app = app
-        self._ending = asyncio.Event()
         self._handlers: dict[str, Handler] = {}
         self.service_names = []
-        bindings = _bindings(app)
+        bindings = bindings_of(app)
         for service in services:
             package = f"prooftrail.{service}.v1"
             descriptor = descriptor_pool.Default().FindServiceByName(f"{package}.{service_name_of(service)}")
@@ -121,10 +140,6 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, handler_call_details: Any) -> Handler | None:
         return self._handlers.get(handler_call_details.method)
-
-    def end_streams(self) -> None:
-        """Subscribers are told UNAVAILABLE, so that they resume elsewhere."""
-        self._ending.set()
 
     def _unary(self, method: Any, binding: Binding) -> Handler:
         request_type = message_factory.GetMessageClass(method.input_type)
@@ -155,15 +170,27 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
 
             return grpc.stream_unary_rpc_method_handler(collect, **serializers)
 
-        async def stream(request: Message, context: Context) -> AsyncIterator[Message]:
-            async with _failing_as_status(context):
-                async for response in _until(self._ending, serve(request, context)):
-                    yield response
+        async def stream(request: Message, context: Context) -> None:
+            async with _failing_as_status(context), contextlib.aclosing(serve(request, context)) as responses:
+                async for response in responses:
+                    await self._write(context, response)
 
         return grpc.unary_stream_rpc_method_handler(stream, **serializers)
 
+    async def _write(self, context: Context, response: Message) -> None:
+        """What the client has got by then it reads before it is told."""
+        try:
+            async with asyncio.timeout(self._send_s_max):
+                await context.write(response)
+        except TimeoutError:
+            raise SlowSubscriber(
+                f"You read nothing for {self._send_s_max:g} s.",
+                why="Nothing is kept for a subscriber that does not read.",
+                next_step="Resume at the position of the last response that you got.",
+            ) from None
 
-def _bindings(app: FastAPI) -> dict[str, Binding]:
+
+def bindings_of(app: FastAPI) -> dict[str, Binding]:
     """The HTTP request of each call of the application, by the call's name."""
     bindings = {}
     for route in iter_route_contexts(app.routes):
@@ -171,11 +198,6 @@ def _bindings(app: FastAPI) -> dict[str, Binding]:
         if operation is not None and route.path is not None:
             bindings[call_of(operation)] = Binding(method=next(iter(route.methods or {"GET"})), path=route.path)
     return bindings
-
-
-def metadata_of(context: Context) -> dict[str, str]:
-    """The metadata of the call as text, names in lower case."""
-    return {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _seconds_left(context: Context) -> float:
@@ -188,30 +210,18 @@ async def _failing_as_status(context: Context) -> AsyncIterator[None]:
     try:
         yield
     except CallFailed as failed:
-        await context.abort_with_status(rpc_status.to_status(failed.status))
+        await _abort(context, failed.status)
+    except ProoftrailError as error:
+        await _abort(context, status_of(error, trace_id=uuid4().hex))
     except TimeoutError:
         status = status_pb2.Status(
             code=code_pb2.DEADLINE_EXCEEDED, message=f"The call took longer than {DEADLINE_MAX_SECONDS} s."
         )
-        await context.abort_with_status(rpc_status.to_status(status))
+        await _abort(context, status)
 
 
-async def _until(ending: asyncio.Event, responses: AsyncIterator[Message]) -> AsyncIterator[Message]:
-    """The responses until the server ends; then CallFailed with UNAVAILABLE."""
-    end = asyncio.ensure_future(ending.wait())
-    try:
-        while True:
-            following = asyncio.ensure_future(anext(responses))
-            await asyncio.wait({end, following}, return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                following.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await following
-                raise CallFailed(
-                    status_pb2.Status(code=code_pb2.UNAVAILABLE, message="The service is going; resume elsewhere.")
-                )
-            yield following.result()
-    except StopAsyncIteration:
-        return
-    finally:
-        end.cancel()
+async def _abort(context: Context, status: status_pb2.Status) -> None:
+    """A client that takes nothing is not waited for: it finds the status behind what it has not read."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SEND_SECONDS_MAX):
+            await context.abort_with_status(rpc_status.to_status(status))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from shared.access import ROLE_CHANGES, Access
-from shared.errors import Conflict, FieldError, Invalid, Unauthenticated, Unavailable
+from shared.errors import Conflict, FieldError, Invalid, ProoftrailError, Unauthenticated, Unavailable
 from shared.event import Actor, RecordedEvent
 from shared.event_tail import Pages, Tail
 from shared.feed import Feed
@@ -55,6 +55,12 @@ class StreamEnds(Unavailable):
 
 class TokenEnded(Unauthenticated):
     """The token that opened the stream has expired."""
+
+
+class SlowSubscriber(ProoftrailError):
+    """It took nothing for too long and was cut off."""
+
+    status = 429
 
 
 class UnknownEvent(Invalid):
