@@ -73,9 +73,10 @@ openapi: ## Write docs/openapi.json from the code
 	@./prooftrail openapi docs/openapi.json
 
 .PHONY: simulate
-simulate: ## Try thousands of schedules of deliveries (SIMULATION_SEED=N replays one)
+simulate: ## Try thousands of schedules of deliveries, crashes and rebuilds (SEED=n plays one again)
 	@scripts/install run demo flights dev
-	@SIMULATION_SEEDS=$${SIMULATION_SEEDS:-2000} $(python) -m pytest tests/shared/test_deliveries.py -k schedule
+	@SIMULATION_SEEDS=$${SIMULATION_SEEDS:-1000} $(if $(SEED),SIMULATION_SEED=$(SEED)) \
+		$(python) -m pytest --quiet -k schedule tests/shared/test_deliveries.py tests/simulation
 
 .PHONY: proto
 proto: ## Write proto/ from docs/openapi.json; a field keeps its number

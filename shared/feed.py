@@ -58,19 +58,22 @@ class Feed(Protocol):
         """Runs for ever: wakes those who wait in `changed`."""
 
 
+class HoleInFeed(ConnectionError):
+    """Something was delivered, but not what comes next."""
+
+
 def without_holes(events: Sequence[RecordedEvent], *, after: int) -> list[RecordedEvent]:
     """The events above `after` in order of position, each once, up to the first that is missing.
 
-    Whoever follows a feed takes these only: what was delivered twice has no second effect, and a hole is waited for.
+    Whoever follows a feed takes these only: what was delivered twice has no second effect. Raises HoleInFeed if all there is lies
+    beyond a missing one, which is waited for: to go on without it would lose its effect for ever.
     """
     whole: list[RecordedEvent] = []
     for event in sorted(events, key=lambda one: one.position):
-        following = after + len(whole) + 1
-        if event.position > following:
-            _log.error("%s has a hole after position %d: waiting for the feed", event.service, following - 1)
-            break
-        if event.position == following:
+        if event.position == after + len(whole) + 1:
             whole.append(event)
+    if not whole and any(event.position > after for event in events):
+        raise HoleInFeed(f"{events[0].service} has a hole after position {after}")
     return whole
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import asyncpg
@@ -20,9 +22,11 @@ from shared.effects import Effects
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
 from shared.feed import PACE_SECONDS, Feed, without_holes
+from shared.past_feed import PastFeed
 
 BATCH_EVENTS_MAX = 2_000
 RETRY_SECONDS = 1.0
+ROWS_FETCHED = 1_000
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +43,14 @@ class Projection(Protocol):
 
     async def apply(self, effects: Effects, event: RecordedEvent) -> None:
         """The effect of one event on the tables; unknown events have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a projection holds at these positions of its sources, as a digest: hex SHA-256."""
+
+    positions: Mapping[str, int]
+    digest: str
 
 
 class NotThereYet(Unavailable):
@@ -245,6 +257,8 @@ class ProjectionRunner:
                 f"DELETE FROM {self._projection.service}.dead_letter WHERE reader = 'projection' AND recorded_at < $1",
                 began,
             )
+            self._at_step("switching")
+        self._at_step("switched")
         await connection.execute(f"DROP SCHEMA IF EXISTS {retired} CASCADE")
 
     async def _create(self, schema: str, connection: asyncpg.Connection) -> None:
@@ -267,23 +281,44 @@ class ProjectionRunner:
                 if progress is not None:
                     progress(source, done, head)
 
-    async def state_digest(self) -> str:
-        """Hex SHA-256 over all rows of all tables, in an order of their own: equal state, equal digest."""
-        parts = []
+    async def state(self) -> State:
+        """Positions and digest of one moment: hex SHA-256 over all rows of all tables, each table in an order of its own."""
+        digest = hashlib.sha256()
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
+            positions = dict(await connection.fetch(f"SELECT source, position FROM {self._schema}.position"))
             tables = await connection.fetch(
                 "SELECT table_name FROM information_schema.tables WHERE table_schema = $1 ORDER BY table_name",
                 self._schema,
             )
             for (table,) in tables:
-                rows = await connection.fetchval(
-                    f"SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\"), '') FROM {self._schema}.{table} t"
-                )
-                parts.append(f"{table}\n{rows}")
-        return digest_of("\n\n".join(parts).encode())
+                digest.update(f"{table}\n".encode())
+                rows = f'SELECT t::text FROM {self._schema}.{table} t ORDER BY t::text COLLATE "C"'
+                async for (row,) in connection.cursor(rows, prefetch=ROWS_FETCHED):
+                    text = row.encode()
+                    digest.update(len(text).to_bytes(8) + text)
+        return State(positions=positions, digest=digest.hexdigest())
+
+    async def state_digest(self) -> str:
+        """Hex SHA-256 of the state: equal state, equal digest."""
+        return (await self.state()).digest
+
+    async def replayed(self, positions: Mapping[str, int], progress: Progress | None = None) -> State:
+        """The state that the events up to these positions make, folded from the first one in tables that are dropped again.
+
+        The tables at work are not touched: if the digest of `state` at the same positions is another one, somebody changed a row.
+        """
+        past = PastFeed(feed=self._feed, positions=positions)
+        folding = ProjectionRunner(pool=self._pool, feed=past, projection=self._projection, at_step=self._at_step)
+        schema = folding._schema = f"{self._schema}_replayed"
+        async with self._pool.acquire() as connection, advisory_lock(connection, f"{schema}.rebuild"):
+            await folding._create(schema, connection)
+            await folding._replay(schema, connection, progress)
+            state = await folding.state()
+            await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+        return state
 
 
 async def bury(

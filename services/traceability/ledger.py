@@ -85,8 +85,8 @@ class Ledger:
                 )
                 await connection.execute("UPDATE traceability.ledger_head SET position = $1", head + len(whole))
                 await connection.execute("SELECT pg_notify('prooftrail_appended', $1)", f"ledger:{head + len(whole)}")
+        self._held[source] = after + len(whole)
         if whole:
-            self._held[source] = whole[-1].position
             async with self._moved:
                 self._moved.notify_all()
         return len(whole)

@@ -14,7 +14,7 @@ from tests.shared.conftest import Stores
 from tests.shared.counting import SOURCES, Counted, Ignored, Poisoned, Tally
 
 FOLLOWING = ("read", "applied", "settled", "position stored", "committed", "buried")
-REBUILDING = ("new tables made", "replayed", *FOLLOWING)
+REBUILDING = ("new tables made", "replayed", "switching", "switched", *FOLLOWING)
 RECOVERY_SECONDS = 5.0
 
 

@@ -175,6 +175,40 @@ async def test_the_digest_tells_states_apart(stores: Stores) -> None:
         assert len(digests | {await runner.state_digest()}) == 3
 
 
+async def test_at_every_position_a_replay_gives_the_live_state(stores: Stores) -> None:
+    """Wherever the two sources stand, poison included; the tables at work and the dead letters stay as they are."""
+    states = []
+    async with runner_of(stores) as runner:
+        for number in range(15):
+            for service in SOURCES:
+                counter = stores.counter_of(service)
+                await counter.count(*range(number % 4), number, key=f"{number}")
+                if number % 5 == 0:
+                    await counter.tell(Poisoned(how=POISONS[number % len(POISONS)]), key=f"poisoned {number}")
+                await runner.catch_up()
+                states.append(await runner.state())
+        letters = await stores.dead_letters()
+        for state in states:
+            assert await runner.replayed(state.positions) == state
+        assert await runner.state() == states[-1]
+    assert len({state.digest for state in states}) == len(states)
+    assert (await stores.dead_letters(), len(letters)) == (letters, 6)
+
+
+async def test_a_row_that_somebody_changed_is_noticed(stores: Stores) -> None:
+    """The events say something else, whatever follows."""
+    async with runner_of(stores) as runner:
+        await stores.counter.count(1, 2)
+        await runner.catch_up()
+        await stores.pool.execute(f"UPDATE {READER}_projection.tally SET total = total + 1")
+        await stores.counter_of("releases").count(3)
+        await runner.catch_up()
+        state = await runner.state()
+        assert await runner.replayed(state.positions) != state
+        await runner.rebuild()
+        assert await runner.replayed(state.positions) == await runner.state()
+
+
 async def test_a_rebuild_beside_a_follower_loses_and_doubles_nothing(stores: Stores) -> None:
     """Events go on arriving, readers go on reading, and nobody finds less than they have seen."""
     counters = [stores.counter_of(service) for service in SOURCES]
