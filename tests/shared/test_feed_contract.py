@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 
 import pytest
 
@@ -123,7 +124,8 @@ async def test_a_pulse_tells_life_head_and_reactions(feed: Feed, stores: Stores)
         await stores.pool.execute(f"UPDATE {SOURCE}.pulse SET at = now() + interval '1 second'")
 
         async def later() -> bool:
-            return (await feed.pulse(service=SOURCE)).at > at
+            newest: datetime = (await feed.pulse(service=SOURCE)).at
+            return newest > at
 
         await until(later)
 

@@ -141,8 +141,8 @@ def test_a_later_revision_of_a_test_case_ends_the_one_before_once_it_is_approved
 def test_an_attested_run_is_kept_while_a_verification_rests_on_it() -> None:
     """Or until it is voided; alone it stands, since somebody may yet rest on it."""
     history = flights(windows=3)
-    attested = {"attestation": history.signed("s-cleo", "attestation", "RUN-9")}
-    history.record("verification.evaluation-run-recorded", "run", "RUN-9", key="RUN-9", **attested)
+    attestation = history.signed("s-cleo", "attestation", "RUN-9")
+    history.record("verification.evaluation-run-recorded", "run", "RUN-9", key="RUN-9", attestation=attestation)
     assert "run:RUN-9" in records(needed(history, "s-cleo"))
     signature = history.signed("s-dan", "void", "RUN-9")
     history.record("verification.evaluation-run-voided", "run", "RUN-9", "s-dan", key="RUN-9", signature=signature)
