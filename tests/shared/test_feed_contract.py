@@ -125,7 +125,7 @@ async def test_a_pulse_tells_life_head_and_reactions(feed: Feed, stores: Stores)
 
         async def later() -> bool:
             newest: datetime = (await feed.pulse(service=SOURCE)).at
-            return newest > at
+            return bool(newest > at)
 
         await until(later)
 
