@@ -58,6 +58,21 @@ async def recover(*, store: EventStore, log: ServiceLog, why: str, clock: Callab
     return statement
 
 
+async def begin_epoch(
+    *, store: EventStore, log: ServiceLog, why: str, clock: Callable[[], datetime]
+) -> RecoveryStatement:
+    """A new epoch although nothing contradicts: database and signer were restored together from a backup.
+
+    What was promised after the backup is lost, and nobody here knows how much that is; so no position is named.
+    """
+    async with log.sealer.alone() as connection:
+        head: int = await connection.fetchval(f"SELECT position FROM {log.service}.head")
+        statement = log.signer.open_epoch(lost_first=head + 1, lost_last=head, why=why)
+        await record_statements(store, log.signer, why=why, clock=clock)
+        await log.sealer.seal_all(connection)
+    return statement
+
+
 async def record_statements(
     store: EventStore, signer: LogSigner, *, clock: Callable[[], datetime], why: str | None = None
 ) -> None:
