@@ -22,7 +22,6 @@ from shared.grpc_server import grpc_serving
 from shared.http_stream import CUT
 from shared.moving import require_not_moved
 from shared.proto_schema import DEPLOYMENT
-from shared.moving import require_not_moved
 from shared.settings import Settings, read_settings
 from shared.telemetry import serving_metrics
 
@@ -50,7 +49,6 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database_url is not None:
         yield settings.database_url
         return
-    require_not_moved(settings.data / "postgres")
     require_not_moved(settings.data / "postgres")
     with EmbeddedPostgres.start(settings.data / "postgres") as server:
         yield server.dsn

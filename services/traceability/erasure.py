@@ -138,7 +138,9 @@ class PersonErasure:
 
     async def _last_decision(self, subject: str) -> int:
         position: int | None = await self.pool.fetchval(
-            f"SELECT max(position) FROM {SERVICE}.event WHERE stream = $1 AND name = $2", person_stream(subject), DECIDED
+            f"SELECT max(position) FROM {SERVICE}.event WHERE stream = $1 AND name = $2",
+            person_stream(subject),
+            DECIDED,
         )
         return position or 0
 
