@@ -26,6 +26,11 @@ test: ## Run the tests; some of them: make test ARGS='tests/releases -x'
 	@scripts/install run demo flights dev
 	@$(python) -m pytest $(ARGS)
 
+.PHONY: simulate
+simulate: ## Break lines, processes and PostgreSQL under load, by seed; more of it: make simulate SEEDS=500
+	@scripts/install run demo flights dev
+	@SIMULATION_SEEDS=$(or $(SEEDS),50) $(python) -m pytest tests/simulation $(ARGS)
+
 .PHONY: check
 check: ## Check format, lint, types, import rules and tidiness
 	@scripts/install run demo flights dev

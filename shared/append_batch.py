@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import asyncpg
 from eventsourcing.persistence import StoredEvent
@@ -94,6 +94,8 @@ class NotAppended:
 
 Answer = Appended | NotAppended
 
+Result = TypeVar("Result")
+
 
 class _Lost(Exception):
     """A call had no answer. `may_be_stored`: it was on its way, so that its transaction may have been committed."""
@@ -101,6 +103,18 @@ class _Lost(Exception):
     def __init__(self, *, may_be_stored: bool) -> None:
         super().__init__()
         self.may_be_stored = may_be_stored
+
+
+async def read_again(read: Callable[[], Awaitable[Result]], *, give_up_s: float) -> Result:
+    """What is known to be stored, also while the connection breaks: reads again until `give_up_s`; StoreAway."""
+    began = asyncio.get_running_loop().time()
+    while True:
+        try:
+            return await read()
+        except (*BROKEN, *ROLLED_BACK) as error:
+            if asyncio.get_running_loop().time() - began > give_up_s:
+                raise StoreAway(why=f"{_named(error)}.", may_be_stored=True) from error
+        await asyncio.sleep(RETRY_SECONDS_MIN)
 
 
 class BatchAppender:
@@ -155,6 +169,7 @@ class BatchAppender:
                 return _answers(batch, row, again=again)
 
     async def _send_once(self, batch: Sequence[AppendRequest], again: bool) -> asyncpg.Record:
+        self._at_step("taking a connection")
         connection = await self._taken()
         late = asyncio.get_running_loop().call_later(ANSWER_SECONDS_MAX, self._connection.drop)
         try:

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import asyncpg
 import msgspec
 from eventsourcing.persistence import StoredEvent
 
-from shared.append_batch import GIVE_UP_SECONDS, Answer, Appended, AppendRequest, BatchAppender, StoreAway
+from shared.append_batch import GIVE_UP_SECONDS, Answer, Appended, AppendRequest, BatchAppender, read_again
 from shared.errors import Conflict, Invalid
 from shared.event import Event, EventMapper, RecordedEvent
 from shared.group_writer import GroupWriter
@@ -151,6 +152,7 @@ class PostgresEventStore:
         self._mapper = mapper
         self._promiser = promiser
         self._appender = BatchAppender(pool=pool, service=service, give_up_s=give_up_s, at_step=at_step)
+        self._read_again = partial(read_again, give_up_s=give_up_s)
         self._writer: GroupWriter[AppendRequest, Answer] = GroupWriter(send=self._appender.send)
 
     async def load(self, stream: str, *, after: int = 0) -> Sequence[Event]:
@@ -213,21 +215,16 @@ class PostgresEventStore:
                 ],
             )  # fmt: skip
         if answer.outcome == "stored":
-            return await self._stored_receipt(stored, record, version)
+            return await self._read_again(lambda: self._stored_receipt(stored, record, version))
         if answer.outcome == "conflict" or key is None:
             raise VersionConflict(
                 "Somebody changed this record first.",
                 why=f"{record} or another record of this command is at version {answer.version} now.",
                 next_step="Read the record again and repeat the request if it still makes sense.",
             )
-        return await self._answered_receipt(key, again=answer.again)
-
-    async def _answered_receipt(self, key: IdempotencyKey, *, again: bool) -> Receipt:
-        """The answer under the key; if it may be that of this very request, whose first answer was lost, it is returned."""
-        receipt = await self.answer(key)
-        if receipt is None:
-            raise StoreAway(why=f"The answer under the key {key.key!r} is gone.", may_be_stored=True)
-        if again:
+        receipt = await self._read_again(lambda: self.answer(key))
+        assert receipt is not None, "answers are never deleted"
+        if answer.again:  # it may be that of this very request, whose first answer was lost
             return receipt
         raise AnsweredBefore(receipt)
 

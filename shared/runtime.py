@@ -17,6 +17,7 @@ from fastapi import APIRouter
 
 from shared import erasure
 from shared.access import Access
+from shared.database_connection import DatabaseConnection
 from shared.database_roles import Logins
 from shared.directory import Directory
 from shared.erasure import DECIDED, Eraser
@@ -69,6 +70,7 @@ async def open_pool(
         database_url,
         min_size=1,
         max_size=connections_max,
+        connection_class=DatabaseConnection,
         reset=leave_as_it_is,
         server_settings={"search_path": search_path, "application_name": application_name},
     )

@@ -34,15 +34,11 @@ class CuttableLine:
         await asyncio.gather(self._pass(near[0], far[1], "request"), self._pass(far[0], near[1], "answer"))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: Where) -> None:
-        held = b""
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
-                held += data
-                if self.cut_at != kind:
-                    writer.write(held)
-                    held = b""
-                elif kind == "request" or held.endswith(READY_FOR_QUERY):
+                if self.cut_at == kind and (kind == "request" or data.endswith(READY_FOR_QUERY)):
                     self.cut()
+                writer.write(data)
         writer.close()
 
     def cut(self) -> None:
