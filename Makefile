@@ -26,11 +26,6 @@ test: ## Run the tests; some of them: make test ARGS='tests/releases -x'
 	@scripts/install run demo flights dev
 	@$(python) -m pytest $(ARGS)
 
-.PHONY: simulate
-simulate: ## Break lines, processes and PostgreSQL under load, by seed; more of it: make simulate SEEDS=500
-	@scripts/install run demo flights dev
-	@SIMULATION_SEEDS=$(or $(SEEDS),50) $(python) -m pytest tests/simulation $(ARGS)
-
 .PHONY: check
 check: ## Check format, lint, types, import rules and tidiness
 	@scripts/install run demo flights dev
@@ -82,6 +77,11 @@ simulate: ## Try thousands of schedules of deliveries, crashes and rebuilds (SEE
 	@scripts/install run demo flights dev
 	@SIMULATION_SEEDS=$${SIMULATION_SEEDS:-1000} $(if $(SEED),SIMULATION_SEED=$(SEED)) \
 		$(python) -m pytest --quiet -k schedule tests/simulation
+
+.PHONY: faults
+faults: ## Break lines, processes and PostgreSQL while commands are appended (FAULT_SEEDS=500 for more)
+	@scripts/install run demo flights dev
+	@FAULT_SEEDS=$${FAULT_SEEDS:-50} $(python) -m pytest --quiet tests/simulation/test_append_faults.py
 
 .PHONY: proto
 proto: ## Write proto/ from docs/openapi.json; a field keeps its number

@@ -1,6 +1,6 @@
 """What breaks while commands are appended, by seed: nothing acknowledged is lost, nothing is invented, stored twice or by half.
 
-SIMULATION_SEEDS says how many seeds; `make simulate` tries many. A failing seed is in the name of its test.
+FAULT_SEEDS says how many seeds; `make faults` tries many. A failing seed is in the name of its test.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.shared.counting import MAPPER
 from tests.shared.cuttable import CuttableLine, cuttable
 from tests.simulation.append_clients import SERVICE, Book, append_much, complaints, stored
 
-SEEDS = range(int(os.environ.get("SIMULATION_SEEDS", "2")))
+SEEDS = range(int(os.environ.get("FAULT_SEEDS", "2")))
 
 
 @pytest.fixture
