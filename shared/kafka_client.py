@@ -5,12 +5,15 @@ The library's defaults differ in what matters: topics that make themselves, offs
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -45,6 +48,8 @@ PULSE_TOPIC_CONFIG = {
 UNFORESEEN = (AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError, struct.error)
 """What a library raises that met what it did not expect. Whoever relays or follows tries again rather than end for good."""
 
+Made = TypeVar("Made")
+
 _log = logging.getLogger(__name__)
 _QUIET = {"allow_auto_create_topics": False, "metrics_enabled": False}
 
@@ -68,6 +73,21 @@ def kafka_errors() -> Iterator[None]:
     except UNFORESEEN as error:
         _log.exception("the library for Kafka failed in a way of its own")
         raise KafkaAway(f"{type(error).__name__}: {error}") from error
+
+
+async def opened(threads: Executor, make: Callable[[], Made], *, close: Callable[[Made], object]) -> Made:
+    """What is made on a thread. If whoever waits for it gives up, it is closed there when it is made."""
+    making = threads.submit(make)
+    try:
+        return await asyncio.wrap_future(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(lambda done: _close_made(done, close))
+        raise
+
+
+def _close_made(done: Future[Made], close: Callable[[Made], object]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        close(done.result())
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +114,12 @@ def open_producer(kafka: KafkaSettings, patience: Patience) -> Any:
             linger_ms=5,
             max_request_size=RECORD_BYTES_MAX,
         )
+
+
+def end_consumer(consumer: Any) -> None:
+    """Ends it. Not while another thread uses it."""
+    with kafka_errors():
+        consumer.close(autocommit=False, timeout_ms=1000)
 
 
 def end_producer(producer: Any) -> None:
@@ -151,43 +177,48 @@ def _connecting(patience: Patience) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Topics:
-    """Makes the topics that are missing and looks how long they are. Not safe for several threads."""
+    """Makes the topics that are missing and looks how long they are. Calls from several threads take turns."""
 
     kafka: KafkaSettings
     patience: Patience
     _opened: list[Any]
+    _turn: threading.Lock
 
     @classmethod
     def of(cls, kafka: KafkaSettings, patience: Patience) -> Topics:
         """Connects when it is used first."""
-        return cls(kafka=kafka, patience=patience, _opened=[])
+        return cls(kafka=kafka, patience=patience, _opened=[], _turn=threading.Lock())
 
     def ensure(self, services: Sequence[str]) -> None:
         """Makes the topics of the services' events and of the pulses, where they are missing. Raises KafkaAway."""
         wanted = {self.kafka.event_topic(service): EVENT_TOPIC_CONFIG for service in services}
         wanted[self.kafka.pulse_topic] = PULSE_TOPIC_CONFIG
-        with kafka_errors():
+        with self._turn, kafka_errors():
             missing = set(wanted) - set(self._admin().list_topics())
             for topic in sorted(missing):
-                self.make(topic, wanted[topic])
+                self._make(topic, wanted[topic])
             if missing:
                 self._admin().wait_for_topics(sorted(missing), timeout_ms=int(self.patience.request_s * 1000))
 
     def make(self, topic: str, configuration: Mapping[str, str]) -> None:
         """Makes the topic with one partition, unless there is one. Raises KafkaAway."""
+        with self._turn, kafka_errors():
+            self._make(topic, configuration)
+
+    def _make(self, topic: str, configuration: Mapping[str, str]) -> None:
         new = NewTopic(topic, 1, self.kafka.replication, topic_configs=dict(configuration))
-        with kafka_errors(), contextlib.suppress(TopicAlreadyExistsError):
+        with contextlib.suppress(TopicAlreadyExistsError):
             self._admin().create_topics([new])
 
     def delete(self, topic: str) -> None:
         """Deletes the topic with all its records. Raises KafkaAway."""
-        with kafka_errors():
+        with self._turn, kafka_errors():
             self._admin().delete_topics([topic])
 
     def end(self, topic: str) -> int:
         """The offset that the next record of the topic will get. Raises KafkaAway, also when there is no such topic."""
         partition = partition_of(topic)
-        with kafka_errors():
+        with self._turn, kafka_errors():
             found = self._admin().list_partition_offsets(
                 {partition: OffsetSpec.LATEST}, timeout_ms=int(self.patience.request_s * 1000)
             )
@@ -196,7 +227,7 @@ class Topics:
 
     def close(self) -> None:
         """Ends the connection."""
-        with contextlib.suppress(KafkaError):
+        with self._turn, contextlib.suppress(KafkaError):
             while self._opened:
                 self._opened.pop().close()
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from shared.event import RecordedEvent
 from shared.feed import POLL_SECONDS, Pulse
-from shared.kafka_client import KafkaAway, Patience, Topics, kafka_errors, open_consumer
+from shared.kafka_client import KafkaAway, Patience, Topics, end_consumer, kafka_errors, open_consumer, opened
 from shared.kafka_settings import KafkaSettings
 from shared.recent_events import RecentEvents
 from shared.topic_cursor import Fill, TopicCursor
@@ -124,15 +124,20 @@ class KafkaFeed:
         self._threads.shutdown(wait=False)
 
     async def _follow_ends(self) -> None:
-        consumer = await self._on_thread(self._open_ends)
+        """On a thread of its own: a consumer is not used by two at once, and is ended after its last call."""
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka feed ends")
         try:
-            self._take(await self._on_thread(lambda: self._read_to_ends(consumer)))
-            self._live = True
-            while True:
-                self._take(await self._on_thread(lambda: self._poll(consumer)))
-                await self._on_thread(self._close_idle_cursors)
+            consumer = await opened(thread, self._open_ends, close=end_consumer)
+            try:
+                self._take(await asyncio.wrap_future(thread.submit(self._read_to_ends, consumer)))
+                self._live = True
+                while True:
+                    self._take(await asyncio.wrap_future(thread.submit(self._poll, consumer)))
+                    await self._on_thread(self._close_idle_cursors)
+            finally:
+                thread.submit(end_consumer, consumer)
         finally:
-            await self._on_thread(lambda: consumer.close(autocommit=False, timeout_ms=1000))
+            thread.shutdown(wait=False)
 
     def _open_ends(self) -> Any:
         topics = Topics.of(self._kafka, self._patience)

@@ -30,7 +30,7 @@ from opentelemetry import metrics
 
 from shared.event_sender import EventSender, Sent, StoredEvent, TopicReplaced
 from shared.feed import Feed
-from shared.kafka_client import Patience
+from shared.kafka_client import Patience, opened
 from shared.kafka_settings import KafkaSettings
 
 BATCH_EVENTS_MAX = 1000
@@ -139,7 +139,7 @@ class Relay:
         threads = ThreadPoolExecutor(max_workers=3, thread_name_prefix=f"relay {self.service}")
         sender: EventSender | None = None
         try:
-            sender = await _on(
+            sender = await opened(
                 threads,
                 lambda: EventSender(
                     service=self.service,
@@ -148,6 +148,7 @@ class Relay:
                     patience=self._patience,
                     too_large=self._too_large,
                 ),
+                close=EventSender.close,
             )
             await self._require_whole_topic(connection, sender, threads)
             await _first_to_fail(
@@ -158,7 +159,8 @@ class Relay:
         finally:
             if sender is not None:
                 await _on(threads, sender.abort)
-                await _on(threads, sender.close)
+                # Not waited for: a thread may have a last question to Kafka.
+                threads.submit(sender.close)
             threads.shutdown(wait=False)
 
     async def _require_whole_topic(

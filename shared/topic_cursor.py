@@ -21,7 +21,7 @@ from opentelemetry import metrics
 
 from shared.cloud_event import position_in
 from shared.event import RecordedEvent
-from shared.kafka_client import KafkaAway, kafka_errors, partition_of
+from shared.kafka_client import KafkaAway, end_consumer, kafka_errors, partition_of
 from shared.topic_records import Elsewhere, read_record
 
 EARLY_EVENTS_MAX = 5_000
@@ -87,7 +87,7 @@ class TopicCursor:
 
     def _end(self) -> None:
         if self._consumer is not None:
-            self._consumer.close(autocommit=False, timeout_ms=1000)
+            end_consumer(self._consumer)
         self._consumer = None
         self._early.clear()
 

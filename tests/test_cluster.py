@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from services.server import uvicorn_serving
 from shared import topic_cursor
 from shared.kafka_client import Patience, Topics, partition_of
 from shared.kafka_settings import KafkaSettings
+from shared.producer_feed import ProducerAway, ProducerFeed
 from shared.settings import Settings
 from tests.cluster import TestCluster, running_cluster
 from tests.house import fresh_database
@@ -152,6 +154,25 @@ async def test_only_our_own_processes_read_a_whole_feed(cluster: TestCluster) ->
     assert (await stranger.get("/v1/requirements/events"))["events"] == []
     process = cluster.door.client("Prooftrail feed", kind="service")
     assert [event["position"] for event in (await process.get("/v1/requirements/events"))["events"]] == [1]
+
+
+async def test_a_feed_that_does_not_show_everything_fills_no_gap(cluster: TestCluster, tmp_path: Path) -> None:
+    """A token without the right to the whole feed, none at all, or nobody there: better no event than a hole."""
+    await register(cluster, "loans", "flights")
+    stranger = cluster.door.client("Sam Stranger")
+    await stranger.post("/v1/systems", key="own", name="Own", intended_use="tests", risk_class="limited")
+    house, port = cluster.houses["requirements"], free_port()
+    async with uvicorn_serving(house.app, Settings(data=tmp_path, port=port)):
+        for token, at, refusal in (
+            (stranger.token, port, "does not show everything"),
+            ("no token", port, "401"),
+            (stranger.token, free_port(), "requirements at http"),
+        ):
+            address = f"http://127.0.0.1:{at}"
+            feed = ProducerFeed(address={"requirements": address}.__getitem__, token=partial(str, token))
+            with pytest.raises(ProducerAway, match=refusal):
+                await asyncio.to_thread(feed.read, "requirements", 0, 9)
+            feed.close()
 
 
 async def test_processes_that_are_killed_go_on_where_they_were(
