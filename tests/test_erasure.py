@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -26,6 +27,9 @@ from shared.runtime import utc_now
 from shared.settings import Settings
 from tests.house import Client, TestHouse, fresh_database, problem_of, running_house
 from tests.requirements.test_http_api import in_review, staffed
+from tests.verifier.pack_maker import unpacked
+from tests.verifier.sealed_house import SealedHouse
+from verifier.prooftrail_verify import Code, verify
 
 NAME = "Wilhelmina Vergissmeinnicht"
 WHY = "no-longer-needed"
@@ -224,6 +228,44 @@ async def test_the_same_position_and_the_same_erasures_are_the_same_bytes_of_a_p
 async def raw_pack(reader: Client, position: int) -> bytes:
     """Its exact bytes."""
     answer = await reader.request("GET", f"/v1/systems/{SYSTEM}/evidence-pack", ledger_position=position)
+    return answer.content
+
+
+async def test_an_exported_pack_stays_proven_and_shows_the_erasure(house: TestHouse) -> None:
+    """The verifier proves the pack of before, that of the same position after, and a later one, in which the erasure is told."""
+    owner, person = await signed(house)
+    await let_go(owner, person)
+    sealed = SealedHouse(house)
+    await sealed.seal()
+    before = await archive(owner)
+    position = json.loads(unpacked(before)["pack.json"])["ledger_position"]
+    await erase(owner, person)
+    await owner.post(f"/v1/systems/{SYSTEM}/evidence-packs", key="P-2")
+    await sealed.seal()
+    same, later = await archive(owner, position), await archive(owner)
+    assert same == await archive(owner, position)
+    packs = [unpacked(content) for content in (before, same, later)]
+    assert [NAME.encode() in b"".join(members.values()) for members in packs] == [True, False, False]
+    for service in SERVICES:
+        assert packs[1].get(f"events/{service}.jsonl") == packs[0].get(f"events/{service}.jsonl")
+    for content in (before, same, later):
+        report = verify(io.BytesIO(content), sealed.pins)
+        assert report.code is Code.PROVEN, report.text()
+    told = [
+        json.loads(line)
+        for member, lines in packs[2].items()
+        if member.startswith("events/")
+        for line in lines.splitlines()
+    ]
+    assert sum(event["name"].endswith(".person-erased") for event in told) == len(SERVICES)
+    assert any("of 0 of them it holds no recorded erasure" in line for line in report.not_proven)
+
+
+async def archive(reader: Client, position: int | None = None) -> bytes:
+    """The exported pack."""
+    asked = {} if position is None else {"ledger_position": position}
+    answer = await reader.request("GET", f"/v1/systems/{SYSTEM}/evidence-pack.zip", **asked)
+    assert answer.status_code == 200, answer.text
     return answer.content
 
 

@@ -750,7 +750,7 @@ class Order:
     ) -> None:
         of_none = system == b'"system":null'
         own = self._system == "*" or system == f'"system":"{self._system}"'.encode()
-        if not own and not (of_none and stream.startswith(b'"stream":"log::')):
+        if not own and not (of_none and stream.startswith((b'"stream":"log::', b'"stream":"person::'))):
             raise self._failure(at, Code.ORDER, "the event belongs to another AI system")
         if of_none != (sequence == b"null") or (of_none and previous != b"null"):
             raise self._failure(at, Code.ORDER, "the event has a number in an AI system and belongs to none, or none")

@@ -18,6 +18,7 @@ import msgspec
 
 from shared.artefacts import ArtefactMissing, Artefacts
 from shared.directory import Names
+from shared.erasure import person_stream
 from shared.event import canonical_bytes
 from shared.log.facts import log_stream
 from shared.log.merkle import root_of
@@ -42,6 +43,7 @@ POLL_S = 0.05
 NAMED_FILE = re.compile(
     rb'"digest":"([0-9a-f]{64})","length":[0-9]+,"media_type":"(?:[^"\\]|\\.)*","personal_data":(true|false)'
 )
+SUBJECT = re.compile(rb'"subject":("(?:[^"\\]|\\.)*")')
 COMMITMENT = re.compile(rb'"name_commitment":"([0-9a-f]{64})"')
 
 
@@ -143,10 +145,12 @@ class PackExport:
         writer.add(f"artefacts/{digest}", content)
 
     async def _by_service(self, entries: Sequence[Entry], position: int) -> dict[str, list[Entry]]:
-        """The entries, with what the logs recorded about themselves up to the ledger position, by service."""
+        """The entries, with what logs recorded about themselves and erasures of the people in them, up to the position."""
         shown: dict[str, list[Entry]] = {service: [] for service in self.services}
-        of_logs = await self.ledger.read_streams([log_stream(service) for service in self.services], to=position)
-        for entry in (*entries, *of_logs):
+        subjects = {subject for entry in entries for subject in SUBJECT.findall(entry.event.raw)}
+        streams = [log_stream(service) for service in self.services]
+        streams += [person_stream(msgspec.json.decode(subject)) for subject in subjects]
+        for entry in (*entries, *await self.ledger.read_streams(streams, to=position)):
             shown[entry.event.service].append(entry)
         return {service: sorted(own, key=lambda entry: entry.event.position) for service, own in shown.items()}
 
