@@ -535,12 +535,13 @@ def check_log(container: Container, manifest: Manifest, service: str, pins: Pins
                 raise ValueError("it has not one hash for each event")
         except NOT_AS_WRITTEN as error:
             raise Failure(Code.TREE, f"the proof cannot be read: {error!r}", service) from error
-        trusted, pinned = _trusted_keys(proof, name, service, pins)
+        chain, trusted, pinned = _keys(proof, name, service, pins)
         checkpoint = _signed_checkpoint(proof.get("checkpoint"), name, trusted, service)
         if checkpoint.size < covered.position:
             what = f"the checkpoint is of size {checkpoint.size}, and the manifest goes up to {covered.position}"
             raise Failure(Code.CHECKPOINT, what, service)
-        kept = [_signed_checkpoint(note, name, trusted, service) for note in proof.get("checkpoints", ())]
+        kept = [_signed_checkpoint(note, name, chain, service) for note in proof.get("checkpoints", ())]
+        kept = [one for one in kept if any(one.note.signed_by(key) for key in trusted)]
         tree = Tree(checkpoint.size, positions, Hashes(b""), nodes)
         log = Log(service, trusted, checkpoint, tree, [], pinned, kept=sorted(kept, key=lambda one: one.size))
         order = _order(container, manifest, log, leaves, scanned)
@@ -564,8 +565,8 @@ def _positions(value: Any) -> Sequence[int]:
     return list(positions) if len(positions) < BLOCK_LEAVES else positions
 
 
-def _trusted_keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list[Key], bool]:
-    """The keys of the log from the first pinned one on, each but the first introduced by the one before it."""
+def _keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list[Key], list[Key], bool]:
+    """The keys of the log, each introduced by the one before it; those from the first pinned one on; whether one is."""
     chain: list[Key] = []
     try:
         for entry in proof["keys"]:
@@ -589,7 +590,7 @@ def _trusted_keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list
             raise ValueError(f"none of its keys is the one that is pinned for {name}")
     except NOT_AS_WRITTEN as error:
         raise Failure(Code.SIGNATURE, f"the keys of the log do not hold: {error}", service) from error
-    return chain[min(pinned, default=0) :], bool(pinned)
+    return chain, chain[min(pinned, default=0) :], bool(pinned)
 
 
 def _signed_checkpoint(content: Any, name: str, trusted: Sequence[Key], service: str) -> Checkpoint:

@@ -14,12 +14,14 @@ from services.traceability.trace_book import When
 from shared.artefacts import ArtefactFolder
 from shared.event import Actor, digest_of
 from shared.log.proofs import NotYetSealed
+from shared.log.upkeep import rotate_key
+from shared.runtime import utc_now
 from tests.foreign import foreign
 from tests.house import TestHouse
 from tests.requirements.test_http_api import in_review, staffed
 from tests.verifier.pack_maker import unpacked
 from tests.verifier.sealed_house import SealedHouse
-from verifier.prooftrail_verify import Brought, Code, Pins, verify
+from verifier.prooftrail_verify import Brought, Code, Pins, parse_key, verify
 
 SYSTEM = "flight-delay"
 
@@ -153,3 +155,23 @@ async def test_evidence_files_are_in_the_pack_unless_they_hold_personal_data(sea
     assert [name for name in unpacked(pack) if name.startswith("artefacts/")] == [
         f"artefacts/{digest_of(contents[False])}"
     ]
+
+
+async def test_a_changed_key_is_followed_from_the_one_that_was_pinned(sealed: SealedHouse) -> None:
+    """The pack carries the change, in its proof and as the log's own event; who pinned the first key needs no other."""
+    pins, service = sealed.pins, sealed.house.house.services["requirements"]
+    log = service.foundation.log
+    await rotate_key(store=service.foundation.store, signer=log.signer, why="a yearly change", clock=utc_now)
+    await sealed.house.client("Olga Owner").post(f"/v1/systems/{SYSTEM}/evidence-packs", key="P-2")
+    await sealed.seal()
+    position = sealed.seals[-1]["ledger"]
+    for pack in (await sealed.exported(), io.BytesIO(await exported(sealed, known=position))):
+        report = verify(pack, pins)
+        assert report.code is Code.PROVEN, report.text()
+        assert not any("has replaced since" in line for line in report.not_proven)
+        proof = json.loads(unpacked(pack.getvalue())["proof/requirements.json"])
+        assert [key["vkey"] for key in proof["keys"]] == list(log.signer.vkeys)
+        assert len(proof["keys"]) == 2
+    newer = [key for key in pins.keys if not key.name.endswith("/requirements")]
+    followed = Pins(frozenset([*newer, parse_key(log.signer.vkey)]))
+    assert verify(await sealed.exported(), followed).code is Code.PROVEN
