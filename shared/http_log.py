@@ -103,9 +103,7 @@ def _add_proof_routes(router: APIRouter, doors: Doors, log: ServiceLog) -> None:
         response_model=InclusionProof,
     )
     async def get_event_proof(_actor: Annotated[Actor, Depends(doors.reader)], position: Position) -> Response:
-        leaf_hash = await log.tables.leaf_hash(position)
-        latest = await log.tables.sealed()
-        proof = await log.tables.inclusion(position, size=latest.size)
+        leaf_hash, latest, proof = await log.tables.proven(position)
         return _json(
             {
                 "origin": log.origin_of(latest.epoch),

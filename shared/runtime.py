@@ -60,7 +60,8 @@ async def open_pool(
 ) -> asyncpg.Pool:
     """Connections that are given back as they are: what is set on one is set for a transaction only (SET LOCAL).
 
-    The driver's own reset is a second round trip after each statement.
+    The driver's own reset is a second round trip after each statement. Nothing here runs long enough to be worth compiling (jit),
+    which PostgreSQL would do for queries over ranges that it cannot estimate.
     """
 
     async def leave_as_it_is(_connection: object) -> None:
@@ -72,7 +73,7 @@ async def open_pool(
         max_size=connections_max,
         connection_class=DatabaseConnection,
         reset=leave_as_it_is,
-        server_settings={"search_path": search_path, "application_name": application_name},
+        server_settings={"search_path": search_path, "application_name": application_name, "jit": "off"},
     )
 
 

@@ -1,6 +1,6 @@
 """The patrol reads sealed events again: do their bytes, their hashes and the tiles still give the root that was signed?
 
-It runs once after a start and then once a day, a batch at a time with a pause as long as the batch took, beside the sealer.
+It runs once after a start and then once a day, a tile at a time with long pauses, so that nobody waits for it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from shared.log.row_check import EventsMissing, hashes_of
 from shared.log.sealer import DATABASE_AWAY, Sealer
 from shared.log.signer import LogSigner
 
-EVENTS_MAX = 1_024
-"""Events of one batch: four tiles."""
+EVENTS_MAX = 256
+"""Events of one batch: a tile, which takes a millisecond or two."""
+
+RESTS = 9
+"""How many times as long as it works it rests."""
 
 AGAIN_SECONDS = 86_400.0
 AFTER_ALARM_SECONDS = 60.0
@@ -42,7 +45,7 @@ class HistoryAltered(Conflict):
 
 
 async def walk(
-    pool: asyncpg.Pool, *, service: str, size: int, pause: Callable[[float], float] = lambda took: took
+    pool: asyncpg.Pool, *, service: str, size: int, pause: Callable[[float], float] = lambda took: RESTS * took
 ) -> AsyncIterator[Growth]:
     """The tree of the first `size` events, batch by batch from their bytes. EventAltered, EventsMissing at the first bad one.
 
@@ -51,14 +54,15 @@ async def walk(
     tree = Frontier()
     while tree.size < size:
         began = time.monotonic()
-        rows = await pool.fetch(
-            f"SELECT event, leaf_hash FROM {service}.event WHERE position > $1 AND position <= $2 ORDER BY position",
+        row = await pool.fetchrow(
+            "SELECT array_agg(event) AS raws, array_agg(leaf_hash) AS hashes"
+            f" FROM (SELECT event, leaf_hash FROM {service}.event WHERE position > $1 AND position <= $2 ORDER BY position) e",
             tree.size,
             min(tree.size + EVENTS_MAX, size),
         )
-        if len(rows) < min(EVENTS_MAX, size - tree.size):
+        raws, hashes = row["raws"] or [], row["hashes"] or []
+        if len(raws) < min(EVENTS_MAX, size - tree.size):
             raise EventsMissing(service, tree.size)
-        raws, hashes = [row["event"] for row in rows], [row["leaf_hash"] for row in rows]
         growth = Growth(tree, hashes_of(service, raws, hashes, first=tree.size + 1))
         yield growth
         tree = growth.after

@@ -6,7 +6,7 @@ Every other subtree is hashed from these when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +14,15 @@ import asyncpg
 import msgspec
 
 from shared.errors import Conflict, NotFound, Unavailable
-from shared.log.merkle import Frontier, Subtree, consistency_proof, inclusion_proof, maximal_subtrees, root_of
+from shared.log.merkle import (
+    HASH_BYTES,
+    Frontier,
+    Subtree,
+    consistency_proof,
+    inclusion_proof,
+    maximal_subtrees,
+    root_of,
+)
 from shared.log.tile_paths import TILE_BITS, TILE_WIDTH
 
 Result = TypeVar("Result")
@@ -61,7 +69,9 @@ class LogTables:
 
     async def sealed(self) -> Checkpoint:
         """The last checkpoint; NothingSealed if there is none."""
-        latest = await self.latest()
+        return self._required(await self.latest())
+
+    def _required(self, latest: Checkpoint | None) -> Checkpoint:
         if latest is None:
             raise NothingSealed(
                 f"The log of {self.service} has no checkpoint yet.",
@@ -72,16 +82,34 @@ class LogTables:
 
     async def leaf_hash(self, position: int) -> bytes:
         """The leaf hash of the event; NotInTheLog if there is no such event."""
-        found: bytes | None = await self.connection.fetchval(
-            f"SELECT leaf_hash FROM {self.service}.event WHERE position = $1", position
+        return (await self.leaf_and_latest(position))[0]
+
+    async def leaf_and_latest(self, position: int) -> tuple[bytes, Checkpoint | None]:
+        """The leaf hash of the event, and the last checkpoint if there is one. NotInTheLog if there is no such event."""
+        row = await self.connection.fetchrow(
+            "SELECT e.leaf_hash, c.epoch, c.size, c.root, c.note"
+            f" FROM {self.service}.event e LEFT JOIN LATERAL (SELECT epoch, size, root, note FROM {self.service}.log_checkpoint"
+            "  ORDER BY epoch DESC, size DESC LIMIT 1) c ON true WHERE e.position = $1",
+            position,
         )
-        if found is None:
+        if row is None:
             raise NotInTheLog(
                 f"{self.service} has no event at position {position}.",
                 why="Positions count from 1 without holes.",
                 next_step="Take a position from a receipt or from the feed.",
             )
-        return found
+        latest = (
+            None
+            if row["size"] is None
+            else Checkpoint(**{name: row[name] for name in ("epoch", "size", "root", "note")})
+        )
+        return row["leaf_hash"], latest
+
+    async def proven(self, position: int) -> tuple[bytes, Checkpoint, list[bytes]]:
+        """Leaf hash of the event, last checkpoint, audit path. NotInTheLog, NothingSealed, NotYetSealed."""
+        leaf_hash, latest = await self.leaf_and_latest(position)
+        checkpoint = self._required(latest)
+        return leaf_hash, checkpoint, await self.inclusion(position, size=checkpoint.size)
 
     async def inclusion(self, position: int, *, size: int) -> list[bytes]:
         """The audit path (RFC 6962, 2.1.1) of the event in the tree of `size` leaves. NotYetSealed above it."""
@@ -105,16 +133,16 @@ class LogTables:
 
     async def leaf_hashes(self, first: int, end: int) -> list[bytes]:
         """The stored leaf hashes with first <= index < end. LogIncomplete if one is missing."""
-        held = await self._hashes(0, [(first, end)])
-        return [_root_of({0: held}, self.service, 0, index) for index in range(first, end)]
+        (hashes,) = await self._spans([(0, first, end)])
+        return _split(self._whole(hashes, 0, first, end))
 
     async def tile(self, *, level: int, number: int, width: int) -> bytes:
         """The first `width` hashes of the tile, one after the other. NotInTheLog if the log has not got that far."""
         first = number * TILE_WIDTH
-        held = await self._hashes(level, [(first, first + width)])
-        if len(held) < width:
+        (hashes,) = await self._spans([(level, first, first + width)])
+        if len(hashes) < width * HASH_BYTES:
             raise _no_such_tile(self.service)
-        return b"".join(held[index] for index in range(first, first + width))
+        return hashes
 
     async def entries(self, *, number: int, width: int) -> list[tuple[str | None, bytes]]:
         """AI system and exact bytes of the first `width` events of the bundle. NotInTheLog as for tiles."""
@@ -137,49 +165,46 @@ class LogTables:
             return bytes(32)
 
         compute(learn)
-        held = await self._held(wanted)
-        return compute(lambda level, number: _root_of(held, self.service, level, number))
+        spans = {place: _span(*place) for place in wanted}
+        found = zip(spans.items(), await self._spans(list(spans.values())), strict=True)
+        held = {place: root_of(_split(self._whole(hashes, *span))) for (place, span), hashes in found}
+        return compute(lambda level, number: held[level, number])
 
-    async def _held(self, wanted: set[tuple[int, int]]) -> dict[int, Mapping[int, bytes]]:
-        """For each tile level its hashes by index, as far as the wanted subtrees need them."""
-        ranges: dict[int, list[tuple[int, int]]] = {}
-        for level, number in sorted(wanted):
-            tile_level, bits = divmod(level, TILE_BITS)
-            ranges.setdefault(tile_level, []).append((number << bits, (number + 1) << bits))
-        return {level: await self._hashes(level, spans) for level, spans in ranges.items()}
-
-    async def _hashes(self, tile_level: int, spans: Sequence[tuple[int, int]]) -> dict[int, bytes]:
-        """Hashes by index for half-open spans of indexes."""
-        firsts, ends = [span[0] for span in spans], [span[1] for span in spans]
-        if tile_level == 0:
-            rows = await self.connection.fetch(
-                f"SELECT e.position - 1 AS number, e.leaf_hash AS hash FROM unnest($1::bigint[], $2::bigint[]) s(first, ends)"
-                f" JOIN {self.service}.event e ON e.position > s.first AND e.position <= s.ends",
-                firsts,
-                ends,
-            )
-        else:
-            rows = await self.connection.fetch(
-                "SELECT t.number, t.hash FROM unnest($1::bigint[], $2::bigint[]) s(first, ends)"
-                f" JOIN {self.service}.log_tile t ON t.level = $3 AND t.number >= s.first AND t.number < s.ends",
-                firsts,
-                ends,
-                tile_level,
-            )
-        return {row["number"]: row["hash"] for row in rows}
-
-
-def _root_of(held: Mapping[int, Mapping[int, bytes]], service: str, level: int, number: int) -> bytes:
-    tile_level, bits = divmod(level, TILE_BITS)
-    try:
-        hashes = [held[tile_level][index] for index in range(number << bits, (number + 1) << bits)]
-    except KeyError as error:
+    def _whole(self, hashes: bytes, tile_level: int, first: int, end: int) -> bytes:
+        if len(hashes) == (end - first) * HASH_BYTES:
+            return hashes
         raise LogIncomplete(
-            f"The log of {service} lacks hash {error.args[0]} of tile level {tile_level}.",
+            f"The log of {self.service} lacks hashes {first} to {end - 1} of tile level {tile_level}, or some of them.",
             why="The table of tiles is derived from the events, and here it is behind them or altered.",
-            next_step=f"Run `prooftrail rebuild {service}`, which makes the tiles again and checks them.",
-        ) from error
-    return root_of(hashes)
+            next_step=f"Run `prooftrail rebuild {self.service}`, which makes the tiles again and checks them.",
+        )
+
+    async def _spans(self, spans: Sequence[tuple[int, int, int]]) -> list[bytes]:
+        """For each tile level, first index and end its hashes, one after the other: one row a span, since rows cost much."""
+        rows = await self.connection.fetch(
+            "SELECT coalesce(string_agg(h.hash, ''::bytea ORDER BY h.number), ''::bytea) AS hashes"
+            " FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS s (level, first, ends, place)"
+            " LEFT JOIN LATERAL ("
+            f"  SELECT e.position - 1 AS number, e.leaf_hash AS hash FROM {self.service}.event e"
+            "   WHERE s.level = 0 AND e.position > s.first AND e.position <= s.ends"
+            f"  UNION ALL SELECT t.number, t.hash FROM {self.service}.log_tile t"
+            "   WHERE t.level = s.level AND t.number >= s.first AND t.number < s.ends"
+            " ) h ON true GROUP BY s.place ORDER BY s.place",
+            [span[0] for span in spans],
+            [span[1] for span in spans],
+            [span[2] for span in spans],
+        )
+        return [row["hashes"] for row in rows]
+
+
+def _span(level: int, number: int) -> tuple[int, int, int]:
+    """Where the stored hashes of a subtree lie: tile level, first index and end."""
+    tile_level, bits = divmod(level, TILE_BITS)
+    return tile_level, number << bits, (number + 1) << bits
+
+
+def _split(hashes: bytes) -> list[bytes]:
+    return [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
 
 
 def _no_such_tile(service: str) -> NotInTheLog:
