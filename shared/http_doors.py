@@ -80,8 +80,13 @@ def _moment(value: Any) -> Any:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 Whole = Annotated[int, BeforeValidator(_whole)]
-Text = Annotated[str, Field(min_length=1, max_length=4000), BeforeValidator(_no_control_characters)]
-ShortText = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(_no_control_characters)]
+KEPT_FOR_EVER = "Kept for ever as it is, and cannot be erased: no personal data."
+Text = Annotated[
+    str, Field(min_length=1, max_length=4000, description=KEPT_FOR_EVER), BeforeValidator(_no_control_characters)
+]
+ShortText = Annotated[
+    str, Field(min_length=1, max_length=200, description=KEPT_FOR_EVER), BeforeValidator(_no_control_characters)
+]
 Key = Annotated[str, Field(pattern=KEY_PATTERN)]
 SystemKey = Annotated[str, Field(pattern=SYSTEM_PATTERN)]
 StreamName = Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,39}:[!-~]{1,250}$", description="<kind>:<system>/<key>")]
@@ -99,9 +104,7 @@ class CommandBody(Body):
 
     reason: Annotated[
         str,
-        Field(
-            min_length=3, max_length=2000, description="Why. It stays in the audit trail for ever: no personal data."
-        ),
+        Field(min_length=3, max_length=2000, description=f"Why. {KEPT_FOR_EVER}"),
         BeforeValidator(_no_control_characters),
     ]
 

@@ -82,7 +82,7 @@ class CriterionBody(Body):
     unit: ShortText
     dataset: Key
     dataset_version: Key
-    slice: Annotated[ShortText, Field(description="overall, or column=value")] = "overall"
+    slice: Annotated[ShortText, Field(description="overall, or column=value; no personal data")] = "overall"
     decision_rule: Literal["point", "confidence bound"]
     level: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     method: ShortText

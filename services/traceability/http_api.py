@@ -89,7 +89,7 @@ class ReviewAuditTrail(CommandBody):
 class ErasePerson(Body):
     """The reason is a code, the ground of GDPR, 17(1): one in words might hold the name that goes."""
 
-    subject: Annotated[str, Field(min_length=1, max_length=255, description="as in the `actor` of the person's events")]
+    subject: Annotated[str, Field(pattern=r"^[!-?A-~]{1,255}$", description="the opaque OIDC subject")]
     reason: Why
 
 
