@@ -237,7 +237,7 @@ def _arguments(batch: Sequence[AppendRequest]) -> tuple[list[Any] | None, ...]:
         [streams[str(event.originator_id)] for event in events],
         [event.originator_version for event in events],
         [event.topic for event in events],
-        [event.state.decode() for event in events],
+        [event.state[1:].decode() for event in events],
     )
 
 
