@@ -17,7 +17,7 @@ from shared.log.checkpoint import parse_checkpoint
 from shared.log.growth import Growth
 from shared.log.merkle import Frontier
 from shared.log.note import parse_note
-from shared.log.row_check import EventsMissing, hashes_of
+from shared.log.row_check import EventsMissing, read_stored, require_each
 from shared.log.sealer import DATABASE_AWAY, Sealer
 from shared.log.signer import LogSigner
 
@@ -54,16 +54,11 @@ async def walk(
     tree = Frontier()
     while tree.size < size:
         began = time.monotonic()
-        row = await pool.fetchrow(
-            "SELECT array_agg(event) AS raws, array_agg(leaf_hash) AS hashes"
-            f" FROM (SELECT event, leaf_hash FROM {service}.event WHERE position > $1 AND position <= $2 ORDER BY position) e",
-            tree.size,
-            min(tree.size + EVENTS_MAX, size),
-        )
-        raws, hashes = row["raws"] or [], row["hashes"] or []
-        if len(raws) < min(EVENTS_MAX, size - tree.size):
+        limit = min(EVENTS_MAX, size - tree.size)
+        stored = await read_stored(pool, service=service, after=tree.size, limit=limit)
+        if stored.count < limit:
             raise EventsMissing(service, tree.size)
-        growth = Growth(tree, hashes_of(service, raws, hashes, first=tree.size + 1))
+        growth = Growth(tree, stored.leaves() or await require_each(pool, service=service, stored=stored))
         yield growth
         tree = growth.after
         await asyncio.sleep(pause(time.monotonic() - began))

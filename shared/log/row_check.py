@@ -71,11 +71,11 @@ async def read_stored(
         limit,
     )
     count = row["count"]
-    if min(limit, max(row["head"] - after, 0)) > count or (count and (row["first"], row["last"]) != (after + 1, after + count)):
+    if min(limit, max(row["head"] - after, 0)) > count or (
+        count and (row["first"], row["last"]) != (after + 1, after + count)
+    ):
         raise EventsMissing(service, after)
-    return StoredEvents(
-        service, first=after + 1, count=count, lines=row["lines"] or b"", hashes=row["hashes"] or b""
-    )
+    return StoredEvents(service, first=after + 1, count=count, lines=row["lines"] or b"", hashes=row["hashes"] or b"")
 
 
 async def require_each(
@@ -87,9 +87,7 @@ async def require_each(
         stored.first,
         stored.first + stored.count,
     )
-    return _hashes_of(
-        service, [row["event"] for row in rows], [row["leaf_hash"] for row in rows], first=stored.first
-    )
+    return _hashes_of(service, [row["event"] for row in rows], [row["leaf_hash"] for row in rows], first=stored.first)
 
 
 def _hashes_of(service: str, raws: Sequence[bytes], hashes: Sequence[bytes], *, first: int) -> list[bytes]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,7 +26,7 @@ from shared.log.growth import Growth
 from shared.log.merkle import Frontier, consistency_proof
 from shared.log.note import parse_note
 from shared.log.proofs import Checkpoint, LogTables
-from shared.log.row_check import EventsMissing, hashes_of
+from shared.log.row_check import StoredEvents, read_stored, require_each
 from shared.log.signer import HistoryContradicts, LogSigner, RollbackNoticed
 
 EVENTS_MAX = 4_000
@@ -217,41 +217,29 @@ class Sealer:
     async def _seal(self, connection: asyncpg.Connection) -> int:
         """One checkpoint over the next events; returns how many that were. A tree that was signed before is first reached again."""
         behind = self._signer.size - self._tree.size
-        raws, hashes = await self._read(connection, min(behind, EVENTS_MAX) if behind > 0 else EVENTS_MAX)
+        limit = min(behind, EVENTS_MAX) if behind > 0 else EVENTS_MAX
+        stored = await read_stored(connection, service=self.service, after=self._tree.size, limit=limit)
         self._at_step("read")
-        if not raws:
+        if not stored.count:
             return 0
-        growth = await asyncio.to_thread(self._grow, raws, hashes)
+        growth = await asyncio.to_thread(self._grown, stored)
+        if growth is None:
+            growth = Growth(self._tree, await require_each(connection, service=self.service, stored=stored))
         self._at_step("hashed")
         if growth.after.size < self._signer.size:
             await self._store(connection, growth, None)
-            return len(raws)
+            return stored.count
         note = await asyncio.to_thread(self._sign, growth)
         self._at_step("note signed")
         checkpoint = Checkpoint(epoch=self._signer.epoch, size=growth.after.size, root=growth.after.root(), note=note)
         await self._store(connection, growth, checkpoint)
         self._at_step("committed")
         self._on_sealed(checkpoint)
-        return len(raws)
+        return stored.count
 
-    async def _read(self, connection: asyncpg.Connection, limit: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
-        """Bytes and leaf hashes of the next events: one row of two arrays, which the driver reads much faster than rows."""
-        row = await connection.fetchrow(
-            "SELECT array_agg(event) AS raws, array_agg(leaf_hash) AS hashes,"  # in the order of the rows below
-            f" min(position) AS first, max(position) AS last, (SELECT position FROM {self.service}.head) AS head"
-            f" FROM (SELECT position, event, leaf_hash FROM {self.service}.event WHERE position > $1"
-            " ORDER BY position LIMIT $2) e",
-            self._tree.size,
-            limit,
-        )
-        raws, hashes = row["raws"] or [], row["hashes"] or []
-        whole = (row["first"], row["last"]) == (self._tree.size + 1, self._tree.size + len(raws))
-        if not whole and row["head"] > self._tree.size:
-            raise EventsMissing(self.service, self._tree.size)
-        return raws, hashes
-
-    def _grow(self, raws: Sequence[bytes], hashes: Sequence[bytes]) -> Growth:
-        return Growth(self._tree, hashes_of(self.service, raws, hashes, first=self._tree.size + 1))
+    def _grown(self, stored: StoredEvents) -> Growth | None:
+        leaves = stored.leaves()
+        return None if leaves is None else Growth(self._tree, leaves)
 
     def _sign(self, growth: Growth) -> str:
         old, new = growth.before.size, growth.after.size
