@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shared.erasure import erasure_fact
 from shared.event import Fact
 from shared.log.facts import log_facts
 
@@ -18,5 +17,4 @@ FACTS: tuple[type[Fact], ...] = (
     *waiver.FACTS,
     *nonconformity.FACTS,
     *log_facts(SERVICE),
-    erasure_fact(SERVICE),
 )

@@ -60,12 +60,11 @@ CREATE INDEX release_by_digest ON release (system, model_digest, environment);
 CREATE INDEX release_by_status ON release (status, system);
 CREATE INDEX release_by_due ON release (sign_off_due) WHERE sign_off_due IS NOT NULL;
 
--- The release that an environment has, or had last, and since when.
+-- The release that an environment has, or had last.
 CREATE TABLE environment (
     system      text NOT NULL,
     environment text NOT NULL,
     release     text NOT NULL,
-    since       text NOT NULL,
     PRIMARY KEY (system, environment)
 );
 

@@ -2,7 +2,6 @@
 
 # No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Response
@@ -17,7 +16,6 @@ from shared.http_doors import (
     CommandBody,
     Doors,
     Key,
-    LateBody,
     Page,
     PageSize,
     PageToken,
@@ -82,7 +80,7 @@ class CriterionBody(Body):
     unit: ShortText
     dataset: Key
     dataset_version: Key
-    slice: Annotated[ShortText, Field(description="overall, or column=value; no personal data")] = "overall"
+    slice: Annotated[ShortText, Field(description="overall, or column=value")] = "overall"
     decision_rule: Literal["point", "confidence bound"]
     level: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     method: ShortText
@@ -139,7 +137,6 @@ class AiSystemAnswer(BaseModel):
 class DatasetAnswer(BaseModel):
     registered: dict[str, object]
     withdrawn: bool
-    withdrawn_from: datetime | None
 
 
 class RequirementAnswer(BaseModel):
@@ -263,15 +260,11 @@ def _add_dataset_routes(routes: APIRouter, doors: Doors, application: Requiremen
         system: System,
         name: Key,
         version: Key,
-        body: LateBody,
+        body: CommandBody,
     ) -> Response:
         return receipt_response(
             await application.withdraw_dataset(
-                context=because(context, body),
-                system=system,
-                name=name,
-                version=version,
-                effective_at=body.effective_at,
+                context=because(context, body), system=system, name=name, version=version
             )
         )
 

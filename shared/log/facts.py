@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import msgspec
@@ -38,7 +37,6 @@ class Recovery(Fact, frozen=True, kw_only=True):
     signature: str
 
 
-@cache
 def log_facts(service: str) -> tuple[type[Fact], ...]:
     """The two facts under the stored names of one service."""
     return (

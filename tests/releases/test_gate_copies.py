@@ -13,7 +13,6 @@ import pytest
 
 from services.releases.application.gate_copies import KEPT_MAX, GateCopies, Subject
 from services.releases.projections import ReleasesProjection
-from shared.effects import Effects
 from shared.event import RecordedEvent, leaf_hash_of
 from shared.feed import StoreFeed
 from shared.projection import ProjectionRunner
@@ -66,9 +65,7 @@ class Neighbours:
             name=name, system="flights", recorded_at=datetime.now(UTC), leaf_hash=leaf_hash_of(raw), raw=raw,
         )  # fmt: skip
         async with self._connection.transaction():
-            effects = Effects(self._connection)
-            await ReleasesProjection().apply(effects, event)
-            await effects.settle()
+            await ReleasesProjection().apply(self._connection, event)
             await self._connection.execute(
                 "UPDATE position SET position = $2 WHERE source = $1", service, event.position
             )

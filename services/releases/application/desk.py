@@ -46,8 +46,7 @@ class Desk:
 
     async def read_all_of(self, service: str) -> None:
         """Waits until the copy has what the service had recorded when this was called: for a fact that may be on its way."""
-        # What can be read here may be less than what the service says it has.
-        head = max(await self.feed.head(service=service), (await self.feed.pulse(service=service)).head)
+        head = await self.feed.head(service=service)
         await self.projection.wait({service: head}, timeout_s=self.wait_s)
 
 

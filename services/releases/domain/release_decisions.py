@@ -60,10 +60,6 @@ class WrongEnvironment(Conflict):
     """A release is for one environment."""
 
 
-class EffectiveTooEarly(Invalid):
-    """What was told late is said to be true before what had to come first."""
-
-
 class EnvironmentMoved(Conflict):
     """The environment has another release by now."""
 
@@ -182,19 +178,14 @@ def deploy(
     observed_digest: str,
     reporter: str,
     newest: str | None,
-    effective_at: datetime | None = None,
 ) -> Sequence[Fact]:
     """An approved release runs: the gate still allows it, and what was seen running is it."""
     if _runs_already(release, observed_digest):
         return ()
     release = in_status(release, ("approved",), verb="deploy")
     _require_observed(release, environment=environment, observed_digest=observed_digest)
-    signed_at = max((one.signed_at for one in release.sign_offs.values()), default=None)
-    require_in_order(effective_at, since=signed_at, what=f"the last sign-off of {release.key}")
     require_allowed(decision)
-    deployed = _deployed(
-        release, observed_digest=observed_digest, reporter=reporter, supersedes=newest, effective_at=effective_at
-    )
+    deployed = _deployed(release, observed_digest=observed_digest, reporter=reporter, supersedes=newest)
     return (*record_gate(release, decision=decision), deployed)
 
 
@@ -206,20 +197,17 @@ def deploy_in_emergency(
     reporter: str,
     newest: str | None,
     at: datetime,
-    effective_at: datetime | None = None,
 ) -> Sequence[Fact]:
     """A candidate runs before gate and sign-offs; it needs its sign-offs afterwards, within EMERGENCY_SIGN_OFF_WITHIN."""
     if _runs_already(release, observed_digest):
         return ()
     release = in_status(release, OPEN, verb="deploy")
     _require_observed(release, environment=environment, observed_digest=observed_digest)
-    deployed = _deployed(
-        release, observed_digest=observed_digest, reporter=reporter, supersedes=newest, effective_at=effective_at
-    )
+    deployed = _deployed(release, observed_digest=observed_digest, reporter=reporter, supersedes=newest)
     return (msgspec.structs.replace(deployed, emergency=True, sign_off_due=at + EMERGENCY_SIGN_OFF_WITHIN),)
 
 
-def supersede(release: Release | None, *, by: str, effective_at: datetime | None = None) -> Sequence[Fact]:
+def supersede(release: Release | None, *, by: str) -> Sequence[Fact]:
     """The release gives way to the one that was deployed; the same command deploys that one."""
     release = existing(release)
     if release.status not in (*RUNNING, "suspended"):
@@ -228,29 +216,22 @@ def supersede(release: Release | None, *, by: str, effective_at: datetime | None
             why="Somebody else changed the environment in the same moment.",
             next_step="Send the request again.",
         )
-    return (ReleaseSuperseded(key=release.key, environment=release.environment, by=by, effective_at=effective_at),)
+    return (ReleaseSuperseded(key=release.key, environment=release.environment, by=by),)
 
 
-def suspend(release: Release | None, *, by: str, reason: str, effective_at: datetime | None = None) -> Sequence[Fact]:
+def suspend(release: Release | None, *, by: str, reason: str) -> Sequence[Fact]:
     """One releaser and a reason are enough to stop a release."""
     if existing(release).status == "suspended":
         return ()
     release = in_status(release, RUNNING, verb="suspend")
     return (
         ReleaseSuspended(
-            key=release.key,
-            environment=release.environment,
-            model_digest=release.model_digest,
-            by=by,
-            reason=reason,
-            effective_at=effective_at,
+            key=release.key, environment=release.environment, model_digest=release.model_digest, by=by, reason=reason
         ),
     )
 
 
-def roll_back(
-    release: Release | None, *, to: str | None, by: str, reason: str, effective_at: datetime | None = None
-) -> Sequence[Fact]:
+def roll_back(release: Release | None, *, to: str | None, by: str, reason: str) -> Sequence[Fact]:
     """Back to `to`, the release before: one releaser and a reason are enough. The same command lets `to` run again."""
     release = in_status(release, (*RUNNING, "suspended"), verb="roll back")
     if to is None:
@@ -267,18 +248,12 @@ def roll_back(
             to=to,
             by=by,
             reason=reason,
-            effective_at=effective_at,
         ),
     )
 
 
 def run_again(
-    release: Release | None,
-    *,
-    environment: str,
-    observed_digest: str | None,
-    reporter: str,
-    effective_at: datetime | None = None,
+    release: Release | None, *, environment: str, observed_digest: str | None, reporter: str
 ) -> Sequence[Fact]:
     """The release to which another one was rolled back."""
     release = in_status(release, ("superseded",), verb="roll back to")
@@ -289,39 +264,19 @@ def run_again(
             next_step="Name another release of the environment as `to`, or suspend this one.",
         )
     _require_observed(release, environment=environment, observed_digest=observed_digest)
-    return (
-        _deployed(
-            release, observed_digest=observed_digest, reporter=reporter, supersedes=None, effective_at=effective_at
-        ),
-    )
+    return (_deployed(release, observed_digest=observed_digest, reporter=reporter, supersedes=None),)
 
 
-def withdraw(release: Release | None, *, by: str, reason: str, effective_at: datetime | None = None) -> Sequence[Fact]:
+def withdraw(release: Release | None, *, by: str, reason: str) -> Sequence[Fact]:
     """A candidate that is not pursued, or a release that must never run again."""
     if existing(release).status == "withdrawn":
         return ()
     release = in_status(release, (*OPEN, *RUNNING, "suspended", "superseded"), verb="withdraw")
     return (
         ReleaseWithdrawn(
-            key=release.key,
-            environment=release.environment,
-            model_digest=release.model_digest,
-            by=by,
-            reason=reason,
-            effective_at=effective_at,
+            key=release.key, environment=release.environment, model_digest=release.model_digest, by=by, reason=reason
         ),
     )
-
-
-def require_in_order(effective_at: datetime | None, *, since: datetime | None, what: str) -> None:
-    """What is told late cannot lie before what had to come first; `since` is when that was, None if there is nothing."""
-    if effective_at is not None and since is not None and effective_at < since:
-        raise EffectiveTooEarly(
-            f"effective_at lies before {what}.",
-            why=f"That was at {since.isoformat()}, and what runs in an environment has one order.",
-            next_step="Send the time at which it happened; what ran without approval is a nonconformity.",
-            fields=(FieldError(field="/effective_at", rule=f"at least {since.isoformat()}"),),
-        )
 
 
 def _runs_already(release: Release | None, observed_digest: str) -> bool:
@@ -329,12 +284,7 @@ def _runs_already(release: Release | None, observed_digest: str) -> bool:
 
 
 def _deployed(
-    release: Release,
-    *,
-    observed_digest: str | None,
-    reporter: str,
-    supersedes: str | None,
-    effective_at: datetime | None,
+    release: Release, *, observed_digest: str | None, reporter: str, supersedes: str | None
 ) -> ReleaseDeployed:
     return ReleaseDeployed(
         key=release.key,
@@ -347,7 +297,6 @@ def _deployed(
         emergency=False,
         supersedes=supersedes,
         sign_off_due=None,
-        effective_at=effective_at,
     )
 
 

@@ -14,7 +14,6 @@ from shared.http_doors import (
     CommandBody,
     Doors,
     Key,
-    LateBody,
     Page,
     PageSize,
     PageToken,
@@ -44,7 +43,7 @@ class OpenReleaseCandidate(CommandBody):
     also_required: Annotated[list[Literal["reviewer"]], Field(max_length=1, default_factory=list)]
 
 
-class AdoptRelease(LateBody):
+class AdoptRelease(CommandBody):
     model: Key
     version: Key
     environment: Key
@@ -54,7 +53,7 @@ class SignOff(SigningBody):
     role: Literal["reviewer", "approver", "releaser"]
 
 
-class DeployRelease(LateBody):
+class DeployRelease(CommandBody):
     """What the reporter found running. `emergency` goes past gate and sign-offs; the sign-offs are then due by a deadline."""
 
     environment: Key
@@ -62,7 +61,7 @@ class DeployRelease(LateBody):
     emergency: bool = False
 
 
-class RollBackRelease(LateBody):
+class RollBackRelease(CommandBody):
     """Without `to`, back to the release that this one replaced."""
 
     to: Key | None = None
@@ -116,7 +115,6 @@ def add_release_routes(routes: APIRouter, doors: Doors, application: ReleaseCont
                 environment=body.environment,
                 observed_digest=body.observed_digest,
                 emergency=body.emergency,
-                effective_at=body.effective_at,
             )
         )
 
@@ -147,7 +145,6 @@ def _add_way_in(routes: APIRouter, doors: Doors, application: ReleaseControl) ->
             model=body.model,
             version=body.version,
             environment=body.environment,
-            effective_at=body.effective_at,
         )
         return receipt_response(receipt, status=201)
 
@@ -169,12 +166,10 @@ def _add_way_in(routes: APIRouter, doors: Doors, application: ReleaseControl) ->
 def _add_way_out(routes: APIRouter, doors: Doors, application: ReleaseControl) -> None:
     @routes.post("/releases/{key}:suspend", operation_id="suspend_release", response_model=ReceiptAnswer)
     async def suspend_release(
-        context: Annotated[CommandContext, Depends(doors.command)], system: System, key: Key, body: LateBody
+        context: Annotated[CommandContext, Depends(doors.command)], system: System, key: Key, body: CommandBody
     ) -> Response:
         return receipt_response(
-            await application.suspend_release(
-                context=because(context, body), system=system, key=key, effective_at=body.effective_at
-            )
+            await application.suspend_release(context=because(context, body), system=system, key=key)
         )
 
     @routes.post("/releases/{key}:roll-back", operation_id="roll_back_release", response_model=ReceiptAnswer)
@@ -188,18 +183,15 @@ def _add_way_out(routes: APIRouter, doors: Doors, application: ReleaseControl) -
                 key=key,
                 to=body.to,
                 observed_digest=body.observed_digest,
-                effective_at=body.effective_at,
             )
         )
 
     @routes.post("/releases/{key}:withdraw", operation_id="withdraw_release", response_model=ReceiptAnswer)
     async def withdraw_release(
-        context: Annotated[CommandContext, Depends(doors.command)], system: System, key: Key, body: LateBody
+        context: Annotated[CommandContext, Depends(doors.command)], system: System, key: Key, body: CommandBody
     ) -> Response:
         return receipt_response(
-            await application.withdraw_release(
-                context=because(context, body), system=system, key=key, effective_at=body.effective_at
-            )
+            await application.withdraw_release(context=because(context, body), system=system, key=key)
         )
 
 
