@@ -72,6 +72,32 @@ openapi: ## Write docs/openapi.json from the code
 	@scripts/install run
 	@./prooftrail openapi docs/openapi.json
 
+.PHONY: simulate
+simulate: ## Try thousands of schedules of deliveries, crashes and rebuilds (SEED=n plays one again)
+	@scripts/install run demo flights dev
+	@SIMULATION_SEEDS=$${SIMULATION_SEEDS:-1000} $(if $(SEED),SIMULATION_SEED=$(SEED)) \
+		$(python) -m pytest --quiet -k schedule tests/simulation
+
+.PHONY: faults
+faults: ## Break lines, processes and PostgreSQL while commands are appended (FAULT_SEEDS=500 for more)
+	@scripts/install run demo flights dev
+	@FAULT_SEEDS=$${FAULT_SEEDS:-50} $(python) -m pytest --quiet tests/simulation/test_append_faults.py
+
+.PHONY: proto
+proto: ## Write proto/ from docs/openapi.json; a field keeps its number
+	@scripts/install run demo flights dev
+	@$(python) -m services.command proto docs/openapi.json proto
+
+.PHONY: schemas
+schemas: ## Write docs/asyncapi.json and docs/schemas/ from the events in the code
+	@scripts/install run
+	@./prooftrail schemas docs
+
+.PHONY: kafka
+kafka: ## Serve one Kafka broker on 127.0.0.1:9092, from its jars (Ctrl-C ends it; needs Java 17 and Maven)
+	@scripts/install run demo flights dev
+	@$(python) -m tests.kafka_broker
+
 .PHONY: pins
 pins: ## Write requirements/*.txt from *.in; with UPGRADE=1 to the newest versions
 	@scripts/install pins

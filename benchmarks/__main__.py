@@ -17,7 +17,10 @@ from rich.table import Table
 from benchmarks.result import Result, not_run
 from shared.embedded_postgres import EmbeddedPostgres
 
-BENCHMARKS = ("start", "gate", "matrix", "memory")
+BENCHMARKS = (
+    "start", "append", "command", "gate", "matrix", "memory", "merkle", "verify", "log", "projection", "aggregate",
+    "visible", "relay",
+)  # fmt: skip
 OUTPUT = Path("build/bench.json")
 
 Measure = Callable[[str, Path], Coroutine[None, None, list[Result]]]

@@ -1,4 +1,4 @@
-"""The command `prooftrail`: mint a token, open the pages, ask the gate, rebuild the projections, write the OpenAPI document."""
+"""The command `prooftrail`: tokens, the gate, packs and their check, rebuilding the projections, OpenAPI and protos."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from services import data_command, log_command, pack_command, schema_command
 from services.composition import SERVICES, local_issuer, offline_house
 from services.server import database, database_at_work, explain
 from shared.errors import Invalid, ProoftrailError
+from shared.proto_schema import descriptors_of, proto_files
 from shared.settings import Settings, read_settings
 
 ALLOWED, DENIED, CANNOT_TELL = 0, 1, 2
@@ -72,9 +74,19 @@ def _parser() -> argparse.ArgumentParser:
     rebuild.add_argument("service", nargs="*", help="only these services")
     rebuild.set_defaults(run=_rebuild)
 
+    pack_command.add_commands(commands)
+    data_command.add_commands(commands)
+    log_command.add_commands(commands)
+    schema_command.add_commands(commands)
+
     openapi = commands.add_parser("openapi", help="write the OpenAPI document")
     openapi.add_argument("file", type=Path)
     openapi.set_defaults(run=_openapi)
+
+    proto = commands.add_parser("proto", help="write the protos and their descriptors from the OpenAPI document")
+    proto.add_argument("openapi", type=Path, help="the OpenAPI document")
+    proto.add_argument("folder", type=Path, help="where the protos are")
+    proto.set_defaults(run=_proto)
     return parser
 
 
@@ -188,6 +200,17 @@ def _openapi(parsed: argparse.Namespace, settings: Settings) -> int:
 async def _openapi_document(settings: Settings, url: str) -> dict[str, Any]:
     async with offline_house(settings=settings, database_url=url) as house:
         return house.app.openapi()
+
+
+def _proto(parsed: argparse.Namespace, _settings: Settings) -> int:
+    known = {str(file.relative_to(parsed.folder)): file.read_text() for file in parsed.folder.rglob("*.proto")}
+    for path, text in proto_files(json.loads(parsed.openapi.read_text()), services=SERVICES, known=known).items():
+        file = parsed.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (parsed.folder / "prooftrail.binpb").write_bytes(descriptors_of(parsed.folder))
+    print(f"wrote {parsed.folder}")
+    return 0
 
 
 def openapi_text(document: dict[str, Any]) -> str:

@@ -15,16 +15,22 @@ import asyncpg
 import httpx
 from fastapi import APIRouter, FastAPI, Request
 
+from services.streams import stream_routers, subscriptions_of
+from shared.database_roles import FEED, Logins, separate_roles
 from shared.errors import FieldError, Invalid, Unavailable
-from shared.feed import Feed, StoreFeed
+from shared.feed import Feed, FeedAway, StoreFeed
 from shared.http_app import create_app
 from shared.http_doors import PROBLEMS
 from shared.http_pages import credentials, pages_router
 from shared.identity import TokenVerifier
 from shared.key_sources import JwksUrl
 from shared.local_issuer import LocalIssuer
+from shared.log.deployment import Logs, deployment_name
+from shared.log.http_witness import HttpWitness
+from shared.log.note import VerifierKey
 from shared.runtime import Runtime, Service, migrate_service, open_pool, utc_now
 from shared.settings import Settings, make_open_folder
+from shared.subscription import Subscriptions
 from shared.workers import Workers
 
 SERVICES = ("requirements", "verification", "releases", "drift", "traceability")
@@ -39,14 +45,24 @@ class UnknownService(Invalid):
     """Not one of the services of the house."""
 
 
+class OthersOutOfReach(Unavailable):
+    """A service was started that has never read the others, and Kafka does not answer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class House:
     """The services that were built, and the application in front of them. `issuer` is None with an issuer of one's own."""
 
     app: FastAPI
     services: dict[str, Service]
+    subscriptions: dict[str, Subscriptions]
     runtime: Runtime
     issuer: LocalIssuer | None
+
+    def end_streams(self) -> None:
+        """Subscribers are told to resume elsewhere."""
+        for subscriptions in self.subscriptions.values():
+            subscriptions.end()
 
 
 def local_issuer(settings: Settings) -> LocalIssuer:
@@ -60,7 +76,7 @@ async def open_house(*, settings: Settings, database_url: str, names: Sequence[s
     """Migrates, builds and runs the named services until the block ends."""
     async with (
         offline_house(settings=settings, database_url=database_url, names=names) as house,
-        _running(house.runtime.feed, house.services),
+        _running(house),
     ):
         yield house
 
@@ -72,47 +88,104 @@ async def offline_house(
     """Migrates and builds the named services without running them: for work on their stored state."""
     issuer = local_issuer(settings) if settings.issuer is None else None
     async with contextlib.AsyncExitStack() as stack:
-        runtime, pool = await _open_runtime(stack, settings, database_url, issuer)
+        _require_known(names)
+        for name in SERVICES:
+            await migrate_service(database_url, service=name, scripts=_main(name).MIGRATIONS)
+        logins = await separate_roles(database_url, services=SERVICES)
+        runtime, pool = await _open_runtime(stack, settings, logins, issuer, names)
         services = await _build(stack, runtime, names)
-        app = _application(settings, services, issuer, runtime.verifier, pool)
-        yield House(app=app, services=services, runtime=runtime, issuer=issuer)
+        subscriptions = subscriptions_of(runtime, services)
+        streams = stream_routers(runtime, services, subscriptions)
+        app = _application(runtime, services, issuer, pool, streams)
+        yield House(app=app, services=services, subscriptions=subscriptions, runtime=runtime, issuer=issuer)
 
 
 async def _open_runtime(
-    stack: contextlib.AsyncExitStack, settings: Settings, database_url: str, issuer: LocalIssuer | None
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    logins: Logins,
+    issuer: LocalIssuer | None,
+    names: Sequence[str],
 ) -> tuple[Runtime, asyncpg.Pool]:
     pool = await stack.enter_async_context(
-        await open_pool(database_url, connections_max=4, application_name="prooftrail feed")
+        await open_pool(logins.url(FEED), connections_max=4, application_name="prooftrail feed")
     )
     executor = stack.enter_context(Workers())
-    verifier = _verifier(settings, issuer, await stack.enter_async_context(httpx.AsyncClient()))
-    feed = StoreFeed(pool=pool, dsn=database_url)
+    client = await stack.enter_async_context(httpx.AsyncClient())
+    verifier = _verifier(settings, issuer, client)
+    feed, readers = _feed(stack, settings, StoreFeed(pool=pool, dsn=logins.url(FEED)), issuer, names)
     runtime = Runtime(
         settings=settings,
-        database_url=database_url,
+        logins=logins,
         feed=feed,
+        feed_readers=readers,
         verifier=verifier,
         executor=executor,
         services=SERVICES,
+        logs=_logs(settings, client),
+        forget=_nobody if issuer is None else issuer.forget_subject,
     )
     return runtime, pool
 
 
+def _feed(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    near: StoreFeed,
+    issuer: LocalIssuer | None,
+    names: Sequence[str],
+) -> tuple[Feed, frozenset[str]]:
+    """The feed of this process, and who may read the feeds of its services whole."""
+    if settings.kafka is None:
+        return near, frozenset(settings.feed_readers)
+    from shared.cluster import cluster_feed, feed_readers
+
+    feed = cluster_feed(
+        stack, settings=settings, kafka=settings.kafka, own=names, services=SERVICES, near=near, issuer=issuer
+    )
+    return feed, feed_readers(settings, issuer)
+
+
+def _nobody(_subject: str) -> None:
+    """An issuer of one's own keeps its people itself."""
+
+
+def _logs(settings: Settings, client: httpx.AsyncClient) -> Logs:
+    """Signers and the deployment's name live in the data folder, whatever database is used."""
+    make_open_folder(settings.data)
+    folder = settings.data / "log"
+    return Logs(
+        deployment=deployment_name(folder, configured=settings.deployment),
+        folder=folder,
+        clock=utc_now,
+        outside=tuple(
+            HttpWitness(address, key=VerifierKey.parse(key), client=client) for key, address in settings.witnesses
+        ),
+        pinned=tuple(VerifierKey.parse(key) for key in settings.log_keys),
+    )
+
+
 async def _build(stack: contextlib.AsyncExitStack, runtime: Runtime, names: Sequence[str]) -> dict[str, Service]:
-    _require_known(names)
-    for name in SERVICES:
-        await migrate_service(runtime.database_url, service=name, scripts=_main(name).MIGRATIONS)
     services = {}
     for name in names:
-        services[name] = await _main(name).build(runtime)
+        try:
+            services[name] = await _main(name).build(runtime)
+        except FeedAway as error:
+            raise OthersOutOfReach(
+                f"{name} cannot read what it needs of other services.",
+                why=f"Its copies have to be built before it can serve: {error}",
+                next_step="Check KAFKA_BOOTSTRAP and the other KAFKA_ variables, start Kafka, and start this again.",
+            ) from error
         stack.push_async_callback(services[name].close)
     return services
 
 
 @contextlib.asynccontextmanager
-async def _running(feed: Feed, services: dict[str, Service]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(feed.listen(), name="feed")]
-    tasks += [asyncio.create_task(service.run(), name=name) for name, service in services.items()]
+async def _running(house: House) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(house.runtime.feed.listen(), name="feed")]
+    tasks += [asyncio.create_task(service.run(), name=name) for name, service in house.services.items()]
+    tasks += [asyncio.create_task(one.run(), name=f"{name} streams") for name, one in house.subscriptions.items()]
+    tasks += [asyncio.create_task(relay.run(), name=f"relay {relay.service}") for relay in _relays(house)]
     for task in tasks:
         task.add_done_callback(_tell_if_it_died)
     try:
@@ -121,6 +194,16 @@ async def _running(feed: Feed, services: dict[str, Service]) -> AsyncIterator[No
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _relays(house: House) -> Sequence[Any]:
+    """Without Kafka there are none, and its library is not loaded."""
+    kafka, runtime = house.runtime.settings.kafka, house.runtime
+    if kafka is None:
+        return ()
+    from shared.cluster import relays_of
+
+    return relays_of(kafka=kafka, logins=runtime.logins, feed=runtime.feed, services=tuple(house.services))
 
 
 def _tell_if_it_died(task: asyncio.Task[None]) -> None:
@@ -156,12 +239,14 @@ def _verifier(settings: Settings, issuer: LocalIssuer | None, client: httpx.Asyn
 
 
 def _application(
-    settings: Settings,
+    runtime: Runtime,
     services: dict[str, Service],
     issuer: LocalIssuer | None,
-    verifier: TokenVerifier,
     pool: asyncpg.Pool,
+    streams: Sequence[APIRouter],
 ) -> FastAPI:
+    settings, verifier = runtime.settings, runtime.verifier
+
     async def ready() -> None:
         try:
             await pool.fetchval("SELECT 1")
@@ -184,6 +269,7 @@ def _application(
             "mode": settings.mode,
             "services": list(services),
             "signing": [name for name, service in services.items() if service.signs],
+            "database_roles": runtime.logins.described(),
             "settings": settings.printable(),
         }
 
@@ -191,5 +277,6 @@ def _application(
         pages_router(verifier=verifier),
         operation,
         *(router for service in services.values() for router in service.routers),
+        *streams,
     ]
     return create_app(routers=routers, ready=ready)

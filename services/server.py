@@ -6,15 +6,22 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.composition import SERVICES, House, open_house
+from services.streams import stream_calls
 from shared.embedded_postgres import EmbeddedPostgres
 from shared.errors import ProoftrailError
+from shared.grpc_server import grpc_serving
+from shared.http_stream import CUT
+from shared.moving import require_not_moved
+from shared.proto_schema import DEPLOYMENT
 from shared.settings import Settings, read_settings
 from shared.telemetry import serving_metrics
 
@@ -42,6 +49,7 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database_url is not None:
         yield settings.database_url
         return
+    require_not_moved(settings.data / "postgres")
     with EmbeddedPostgres.start(settings.data / "postgres") as server:
         yield server.dsn
 
@@ -66,14 +74,39 @@ async def _serve(settings: Settings, database_url: str, names: Sequence[str]) ->
     with serving_metrics(host=settings.host, port=settings.metrics_port):
         async with (
             open_house(settings=settings, database_url=database_url, names=names) as house,
-            uvicorn_serving(house.app, settings) as server,
+            uvicorn_serving(house.app, settings, ending=house.end_streams) as server,
+            grpc_serving(
+                house.app,
+                host=settings.host,
+                port=settings.grpc_port,
+                services=(*house.services, DEPLOYMENT),
+                streams=stream_calls(house.runtime, house.app, house.subscriptions),
+                drain_s=GRACEFUL_SHUTDOWN_SECONDS,
+                ending=house.end_streams,
+            ) as grpc_port,
         ):
-            print(banner(settings, house), flush=True)
+            print(banner(settings, house, grpc_port), flush=True)
             await server
 
 
+class _Protocol(HttpToolsProtocol):
+    """Lets a response break its connection off."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {CUT: self.transport.abort}  # type: ignore[dict-item]
+
+
 class _Server(uvicorn.Server):
-    """Ends gracefully on SIGINT and SIGTERM, and leaves the rest of the process to end in order too."""
+    """Ends gracefully on SIGINT and SIGTERM, streams first, and leaves the rest of the process to end in order too."""
+
+    def __init__(self, config: uvicorn.Config, *, ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,17 +121,23 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def uvicorn_serving(app: FastAPI, settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
-    """A task that serves the application; the block is entered once it accepts requests."""
+async def uvicorn_serving(
+    app: FastAPI, settings: Settings, *, ending: Callable[[], None] = lambda: None
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that serves the application; the block is entered once it accepts requests. `ending` is called before it waits for
+    those that are open.
+    """
     server = _Server(
         uvicorn.Config(
             app,
+            http=_Protocol,
             host=settings.host,
             port=settings.port,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
-        )
+        ),
+        ending=ending,
     )
     task = asyncio.create_task(server.serve(), name="http")
     while not server.started and not task.done():  # noqa: ASYNC110 -- uvicorn has no event for it
@@ -110,16 +149,18 @@ async def uvicorn_serving(app: FastAPI, settings: Settings) -> AsyncIterator[asy
         await asyncio.gather(task, return_exceptions=True)
 
 
-def banner(settings: Settings, house: House) -> str:
+def banner(settings: Settings, house: House, grpc_port: int) -> str:
     """What a person sees when everything is up."""
     address = f"http://{settings.host}:{settings.port}"
     lines = [
         f"Prooftrail is up in {settings.mode} mode: {', '.join(house.services)}",
         f"  HTTP      {address}   (API: {address}/openapi.json)",
+        f"  gRPC      {settings.host}:{grpc_port}   (protos: proto/, reflection is on)",
         f"  metrics   http://{settings.host}:{settings.metrics_port}/metrics",
         f"  data      {settings.data}"
         if settings.database_url is None
         else "  data      the PostgreSQL of DATABASE_URL",
+        f"  roles     {house.runtime.logins.described()}",
     ]
     if house.issuer is not None:
         lines.append('  token     ./prooftrail token "Your Name"     pages: ./prooftrail pages "Your Name"')

@@ -10,11 +10,16 @@ from enum import StrEnum
 
 import asyncpg
 
+from shared.effects import Effects
 from shared.errors import NotFound, Refused
 from shared.event import Actor, RecordedEvent
 from shared.token_errors import OnlyPersonsSign
 
 SOURCE = "requirements"
+ROLE_CHANGES = frozenset(
+    {"requirements.ai-system-registered", "requirements.role-granted", "requirements.role-revoked"}
+)
+"""The events that give or take a role."""
 
 
 class Role(StrEnum):
@@ -48,16 +53,16 @@ CREATE INDEX role_grant_by_subject ON role_grant (subject);
 """
 
 
-async def apply(connection: asyncpg.Connection, event: RecordedEvent) -> None:
+async def apply(effects: Effects, event: RecordedEvent) -> None:
     """Folds registrations, grants and revocations into the copy; other events have no effect."""
     if event.name == "requirements.ai-system-registered":
-        await _grant(connection, event.system, event.content()["data"]["owner"], Role.OWNER)
+        await _grant(effects, event.system, event.data()["owner"], Role.OWNER)
     elif event.name == "requirements.role-granted":
-        data = event.content()["data"]
-        await _grant(connection, event.system, data["subject"], data["role"])
+        data = event.data()
+        await _grant(effects, event.system, data["subject"], data["role"])
     elif event.name == "requirements.role-revoked":
-        data = event.content()["data"]
-        await connection.execute(
+        data = event.data()
+        await effects.execute(
             "DELETE FROM role_grant WHERE system = $1 AND subject = $2 AND role = $3",
             event.system,
             data["subject"],
@@ -65,8 +70,8 @@ async def apply(connection: asyncpg.Connection, event: RecordedEvent) -> None:
         )
 
 
-async def _grant(connection: asyncpg.Connection, system: str | None, subject: str, role: str) -> None:
-    await connection.execute("INSERT INTO role_grant VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", system, subject, role)
+async def _grant(effects: Effects, system: str | None, subject: str, role: str) -> None:
+    await effects.execute("INSERT INTO role_grant VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", system, subject, role)
 
 
 class Access:
@@ -89,6 +94,15 @@ class Access:
             f"SELECT DISTINCT system FROM {self._schema}.role_grant WHERE subject = $1 ORDER BY system", subject
         )
         return [row["system"] for row in rows]
+
+    async def systems_of(self, *, subjects: Collection[str]) -> dict[str, frozenset[str]]:
+        """The keys of the AI systems in which each subject holds a role; subjects without any are left out."""
+        rows = await self._pool.fetch(
+            f"SELECT subject, array_agg(DISTINCT system) AS systems FROM {self._schema}.role_grant"
+            " WHERE subject = ANY ($1) GROUP BY subject",
+            subjects,
+        )
+        return {row["subject"]: frozenset(row["systems"]) for row in rows}
 
     async def require_reader(self, *, system: str, actor: Actor) -> frozenset[Role]:
         """The caller's roles in the system; AiSystemNotFound without any."""

@@ -33,6 +33,9 @@ REQUEST_TIMEOUT = timedelta(seconds=300)
 RETRIES_MAX = 2
 RETRY_TIMEOUT = timedelta(seconds=10)
 
+INSTANCE_CREDENTIALS = "/latest/api/token"
+"""Where credentials are asked for when the environment has none: the address that every cloud instance has."""
+
 PROBE = "prooftrail-probe"
 ABSENT = "prooftrail-probe-absent"
 
@@ -118,8 +121,10 @@ class ArtefactBucket(ReadsInChunks):
         except (FileNotFoundError, PermissionDeniedError, UnauthenticatedError) as error:
             if code_of(error) == "NoSuchKey":
                 raise
-            raise self._no_bucket() if code_of(error) == "NoSuchBucket" else self._forbidden(error) from error
+            raise self._no_bucket() if code_of(error) == "NoSuchBucket" else self._forbidden(code_of(error)) from error
         except (BaseError, OSError) as error:
+            if INSTANCE_CREDENTIALS in str(error):
+                raise self._forbidden("there are no credentials") from error
             raise ArtefactsUnreachable(
                 f"The bucket of evidence files, {self._address}, does not answer.",
                 why=first_line(error),
@@ -133,9 +138,9 @@ class ArtefactBucket(ReadsInChunks):
             next_step="Make the bucket, or name another one in PROOFTRAIL_ARTEFACTS.",
         )
 
-    def _forbidden(self, error: Exception) -> ArtefactsNotPermitted:
+    def _forbidden(self, reason: str) -> ArtefactsNotPermitted:
         return ArtefactsNotPermitted(
-            f"The bucket of evidence files, {self._address}, refuses us: {code_of(error)}.",
+            f"The bucket of evidence files, {self._address}, refuses us: {reason}.",
             why="The server does not know the credentials, or they lack s3:GetObject, s3:PutObject or s3:ListBucket there.",
             next_step="Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and the policy of the bucket.",
         )

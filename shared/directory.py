@@ -5,11 +5,28 @@ An event holds an opaque subject and hex SHA-256 of salt and name. The directory
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import asyncpg
+
+from shared.errors import Unavailable
+
+LOCK_MILLISECONDS = 200
+"""How long an erasure waits for readers; commands queue behind it meanwhile."""
+
+NOTHING_LEFT = re.compile(r"\s*0\D")
+"""How VACUUM begins to tell, in any language, that no dead row had to be copied."""
+
+WIPES_MAX = 5
+WIPE_AGAIN_SECONDS = 0.2
+
+
+class DirectoryBusy(Unavailable):
+    """Somebody reads at length, a backup for instance, so that what was deleted cannot be wiped from the file now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +37,15 @@ class Person:
     subject: str
     salt: str
     name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonChange:
+    """The last change of one entry; `person` None means that it was erased (a tombstone under the key `name_commitment`)."""
+
+    number: int
+    name_commitment: str
+    person: Person | None
 
 
 def commit(*, salt: str, name: str) -> str:
@@ -61,6 +87,61 @@ class Directory:
         )
         return {row["name_commitment"]: Person(**row) for row in rows}
 
+    async def erase(self, subject: str) -> int:
+        """Deletes the entries of the subject and writes the table anew without them; returns how many there were. DirectoryBusy.
+
+        PostgreSQL keeps a deleted row in its file until then. The write-ahead log and backups keep it longer.
+        """
+        async with self._pool.acquire() as connection:
+            deleted: str = await connection.execute(f"DELETE FROM {self._service}.person WHERE subject = $1", subject)
+            for _ in range(WIPES_MAX):
+                if await self._wipe(connection):
+                    return int(deleted.rpartition(" ")[2])
+                await asyncio.sleep(WIPE_AGAIN_SECONDS)
+        raise DirectoryBusy(
+            f"The directory of {self._service} cannot be wiped now.",
+            why="The names are deleted; but somebody holds the table, or a transaction from before the deletion still sees them.",
+            next_step="Nothing: it is tried again until it is done, at the latest when a backup that runs has ended.",
+        )
+
+    async def _wipe(self, connection: asyncpg.Connection) -> bool:
+        """Writes the table anew; whether nothing is in its file now that an older transaction may still see."""
+        told: list[str] = []
+
+        def listen(_connection: object, message: asyncpg.PostgresLogMessage) -> None:
+            told.append(getattr(message, "detail", None) or "")
+
+        connection.add_log_listener(listen)
+        await connection.execute(f"SET lock_timeout = {LOCK_MILLISECONDS}")
+        try:
+            await connection.execute(f"VACUUM (FULL, VERBOSE) {self._service}.person")
+            await asyncio.sleep(0)
+        except asyncpg.LockNotAvailableError:
+            return False
+        finally:
+            connection.remove_log_listener(listen)
+            await connection.execute("RESET lock_timeout")
+        return any(NOTHING_LEFT.match(detail) for detail in told)
+
+    async def changes(self, *, after: int, limit: int) -> list[PersonChange]:
+        """Up to `limit` changes numbered above `after`, in order, each entry once: what a compacted topic would carry."""
+        rows = await self._pool.fetch(
+            f"SELECT c.number, c.name_commitment, p.subject, p.salt, p.name FROM {self._service}.person_change c"
+            f" LEFT JOIN {self._service}.person p USING (name_commitment) WHERE c.number > $1 ORDER BY c.number LIMIT $2",
+            after,
+            limit,
+        )
+        return [
+            PersonChange(
+                number=row["number"],
+                name_commitment=row["name_commitment"],
+                person=None
+                if row["name"] is None
+                else Person(**{name: row[name] for name in ("name_commitment", "subject", "salt", "name")}),
+            )
+            for row in rows
+        ]
+
 
 class Names:
     """Reads the directories of all services, for records that bring several together."""
@@ -79,3 +160,11 @@ class Names:
         )
         rows = await self._pool.fetch(query, list(commitments))
         return {row["name_commitment"]: Person(**row) for row in rows}
+
+    async def holding(self, subject: str) -> list[str]:
+        """The services whose directory has an entry of the subject."""
+        query = " UNION ALL ".join(
+            f"SELECT '{service}' AS service WHERE EXISTS (SELECT FROM {service}.person WHERE subject = $1)"
+            for service in self._services
+        )
+        return [row["service"] for row in await self._pool.fetch(query, subject)]

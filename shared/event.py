@@ -24,7 +24,7 @@ import msgspec
 from eventsourcing.domain import DomainEventProtocol
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 
-from shared.errors import Invalid
+from shared.errors import FieldError, Invalid
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -113,6 +113,17 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
         content: dict[str, Any] = msgspec.json.decode(self.raw)
         return content
 
+    def data(self) -> dict[str, Any]:
+        """The data of its fact as plain JSON values."""
+        return _data_decoder.decode(self.raw).data
+
+
+class _Data(msgspec.Struct, frozen=True):
+    data: dict[str, Any]
+
+
+_data_decoder = msgspec.json.Decoder(_Data)
+
 
 class _Record(msgspec.Struct, frozen=True):
     """The part of the stored bytes that the mapper reads back; `data` stays raw until its type is known."""
@@ -127,6 +138,26 @@ class _Record(msgspec.Struct, frozen=True):
     correlation: str
     causation: str | None
     data: msgspec.Raw
+
+
+class EffectiveInTheFuture(Invalid):
+    """A fact is told when it has happened."""
+
+
+def require_not_future(effective_at: datetime | None, *, at: datetime) -> None:
+    """For facts that may be told late: `effective_at` is since when they are true, None for since they are told."""
+    if effective_at is not None and effective_at > at:
+        raise EffectiveInTheFuture(
+            "effective_at lies in the future.",
+            why="It says since when something is true that has happened.",
+            next_step="Send the time at which it happened, or leave effective_at out for now.",
+            fields=(FieldError(field="/effective_at", rule=f"at most {at.isoformat()}"),),
+        )
+
+
+def without_effective_at(data: dict[str, Any]) -> dict[str, Any]:
+    """Upcaster of facts that got `effective_at` in a later version: until then they were told when they happened."""
+    return {**data, "effective_at": None}
 
 
 class UnknownEventName(Invalid):
@@ -223,11 +254,13 @@ class EventMapper(Mapper[str]):
                 why="Fields that this version does not know would be lost.",
                 next_step="Run the version of Prooftrail that wrote it, or a newer one.",
             )
-        content = bytes(data)
+        if schema == fact_type.SCHEMA:
+            fact: Fact = self._decoders[name].decode(data)
+            return fact
+        content: dict[str, Any] = msgspec.json.decode(data)
         for version in range(schema, fact_type.SCHEMA):
-            content = _encoder.encode(fact_type.UPCASTERS[version](msgspec.json.decode(content)))
-        fact: Fact = self._decoders[name].decode(content)
-        return fact
+            content = fact_type.UPCASTERS[version](content)
+        return msgspec.convert(content, fact_type)
 
 
 def canonical_bytes(value: Any) -> bytes:

@@ -1,24 +1,28 @@
 """The store of one service: append-only, per-stream optimistic concurrency, positions without holes in commit order.
 
 Failure table of `append`
-    failed, not persisted   VersionConflict, IdempotencyKeyReused, Unavailable: nothing was written
-    failed, persisted       the connection broke after the commit: Unavailable; the same idempotency key finds the stored answer
+    failed, not persisted   VersionConflict, IdempotencyKeyReused, and Unavailable without `may_be_stored`: nothing was written
+    answer lost, persisted  the connection broke after the commit: the receipt all the same, found when the connection is back
+    unknown                 StoreAway with `may_be_stored`: the database stayed away; the same idempotency key finds the answer
     twice                   AnsweredBefore carries the receipt of the first time
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import asyncpg
 import msgspec
 from eventsourcing.persistence import StoredEvent
 
-from shared.errors import Conflict, Invalid, Unavailable
-from shared.event import Event, EventMapper, RecordedEvent, system_of
+from shared.append_batch import GIVE_UP_SECONDS, Answer, Appended, AppendRequest, BatchAppender, read_again
+from shared.errors import Conflict, Invalid
+from shared.event import Event, EventMapper, RecordedEvent
+from shared.group_writer import GroupWriter
 
 
 class EventReceipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,13 +37,15 @@ class EventReceipt(msgspec.Struct, frozen=True, kw_only=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a command: the record, its version now, and the events that it caused (none when it was a repeat).
 
-    `position` is what readers pass as `after` to see the effect: `requirements:120`.
+    `position` is what readers pass as `after` to see the effect: `requirements:120`. `promise` is the signed note by which the log
+    promises to contain the events (`shared.log.promise`); None without events, without a log, and while nothing can be sealed.
     """
 
     record: str
     version: int
     position: str
     events: tuple[EventReceipt, ...]
+    promise: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,14 @@ class AnsweredBefore(Exception):
     def __init__(self, receipt: Receipt) -> None:
         super().__init__(receipt.record)
         self.receipt = receipt
+
+
+Promiser = Callable[[Sequence[EventReceipt]], str | None]
+"""The promise of the log for the events of one receipt."""
+
+
+def no_promise(_events: Sequence[EventReceipt]) -> None:
+    """Where there is no log."""
 
 
 class EventStore(Protocol):
@@ -121,12 +135,25 @@ async def read_head(pool: asyncpg.Pool, *, service: str) -> int:
 
 
 class PostgresEventStore:
-    """The store of one service in its own schema, through the function `append` alone."""
+    """The store of one service in its own schema, through the function `append_batch` alone; concurrent commands share one call."""
 
-    def __init__(self, *, pool: asyncpg.Pool, service: str, mapper: EventMapper) -> None:
+    def __init__(
+        self,
+        *,
+        pool: asyncpg.Pool,
+        service: str,
+        mapper: EventMapper,
+        promiser: Promiser = no_promise,
+        give_up_s: float = GIVE_UP_SECONDS,
+        at_step: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.service = service
         self._pool = pool
         self._mapper = mapper
+        self._promiser = promiser
+        self._appender = BatchAppender(pool=pool, service=service, give_up_s=give_up_s, at_step=at_step)
+        self._read_again = partial(read_again, give_up_s=give_up_s)
+        self._writer: GroupWriter[AppendRequest, Answer] = GroupWriter(send=self._appender.send)
 
     async def load(self, stream: str, *, after: int = 0) -> Sequence[Event]:
         rows = await self._pool.fetch(
@@ -160,54 +187,70 @@ class PostgresEventStore:
             row["first_position"],
             row["last_position"],
         )
-        return self._receipt(row["stream"], row["version"], row["last_position"], events)
+        return self._receipt(
+            row["stream"], row["version"],
+            last=row["last_position"], events=[_event_receipt(event) for event in events],
+        )  # fmt: skip
 
     async def append(
         self, events: Sequence[Event], *, record: str, version: int, key: IdempotencyKey | None
     ) -> Receipt:
         stored = [self._mapper.to_stored_event(event) for event in events]
-        try:
-            rows = await self._pool.fetch(
-                "SELECT at_position AS position, at_time AS recorded_at, at_leaf_hash AS leaf_hash"
-                f" FROM {self.service}.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                key and key.subject,
-                key and key.key,
-                key and key.fingerprint,
-                record,
-                version,
-                [event.originator_id for event in stored],
-                [event.originator_version for event in stored],
-                [event.topic for event in stored],
-                [system_of(str(event.originator_id)) for event in stored],
-                [event.state.decode() for event in stored],
+        answer = await self._writer.write(
+            AppendRequest(
+                events=stored,
+                record=record,
+                version=version,
+                key=None if key is None else (key.subject, key.key, key.fingerprint),
+                size=sum(len(event.state) for event in stored),
             )
-        except asyncpg.PostgresError as error:
-            await self._explain(error, key)
-            raise
-        except (OSError, asyncpg.InterfaceError) as error:
-            raise Unavailable(
-                "The store did not answer.",
-                why="The connection to PostgreSQL broke; the command may or may not have been carried out.",
-                next_step="Send the same request with the same Idempotency-Key again.",
-            ) from error
-        appended = [{"name": event.name, **dict(row)} for event, row in zip(events, rows, strict=True)]
-        last = appended[-1]["position"] if appended else await self.head()
-        return self._receipt(record, version, last, appended)
-
-    async def _explain(self, error: asyncpg.PostgresError, key: IdempotencyKey | None) -> None:
-        """Raises what the error code of the function `append` means; returns for any other code."""
-        if error.sqlstate == "PT409":
+        )
+        if isinstance(answer, Appended):
+            return self._receipt(
+                record, version,
+                last=answer.first + len(stored) - 1,
+                events=[
+                    EventReceipt(name=event.topic, position=position, leaf_hash=leaf_hash.hex(), recorded_at=answer.recorded_at)
+                    for position, (event, leaf_hash) in enumerate(zip(stored, answer.leaf_hashes, strict=True), answer.first)
+                ],
+            )  # fmt: skip
+        if answer.outcome == "stored":
+            return await self._read_again(lambda: self._stored_receipt(stored, record, version))
+        if answer.outcome == "conflict" or key is None:
             raise VersionConflict(
                 "Somebody changed this record first.",
-                why=str(error),
+                why=f"{record} or another record of this command is at version {answer.version} now.",
                 next_step="Read the record again and repeat the request if it still makes sense.",
-            ) from error
-        if key is not None and error.sqlstate == "PT422":
-            raise _reused(key) from error
-        if key is not None and error.sqlstate == "PT208":
-            receipt = await self.answer(key)
-            if receipt is not None:
-                raise AnsweredBefore(receipt) from error
+            )
+        receipt = await self._read_again(lambda: self.answer(key))
+        assert receipt is not None, "answers are never deleted"
+        if answer.again:  # it may be that of this very request, whose first answer was lost
+            return receipt
+        raise AnsweredBefore(receipt)
+
+    async def _stored_receipt(self, stored: Sequence[StoredEvent], record: str, version: int) -> Receipt:
+        """The receipt of a command that was stored by a call whose answer was lost."""
+        rows = await self._pool.fetch(
+            f"SELECT name, position, leaf_hash, recorded_at FROM {self.service}.event"
+            " JOIN unnest($1::text[], $2::integer[]) AS own (stream, version) USING (stream, version) ORDER BY position",
+            [event.originator_id for event in stored],
+            [event.originator_version for event in stored],
+        )
+        return self._receipt(record, version, last=rows[-1]["position"], events=[_event_receipt(row) for row in rows])
+
+    def _receipt(self, record: str, version: int, *, last: int, events: Sequence[EventReceipt]) -> Receipt:
+        return Receipt(
+            record=record,
+            version=version,
+            position=f"{self.service}:{last}",
+            events=tuple(events),
+            promise=self._promiser(events),
+        )
+
+    async def close(self) -> None:
+        """Returns when everything that was taken is answered; nothing new is taken."""
+        await self._writer.close()
+        await self._appender.close()
 
     async def read(self, *, after: int, limit: int) -> Sequence[RecordedEvent]:
         return await read_events(self._pool, service=self.service, after=after, limit=limit)
@@ -215,23 +258,11 @@ class PostgresEventStore:
     async def head(self) -> int:
         return await read_head(self._pool, service=self.service)
 
-    def _receipt(
-        self, record: str, version: int, last: int, events: Sequence[asyncpg.Record | dict[str, object]]
-    ) -> Receipt:
-        return Receipt(
-            record=record,
-            version=version,
-            position=f"{self.service}:{last}",
-            events=tuple(
-                EventReceipt(
-                    name=row["name"],  # type: ignore[arg-type]
-                    position=row["position"],  # type: ignore[arg-type]
-                    leaf_hash=row["leaf_hash"].hex(),  # type: ignore[union-attr]
-                    recorded_at=row["recorded_at"],  # type: ignore[arg-type]
-                )
-                for row in events
-            ),
-        )
+
+def _event_receipt(row: asyncpg.Record) -> EventReceipt:
+    return EventReceipt(
+        name=row["name"], position=row["position"], leaf_hash=row["leaf_hash"].hex(), recorded_at=row["recorded_at"]
+    )
 
 
 def _reused(key: IdempotencyKey) -> IdempotencyKeyReused:

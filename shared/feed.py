@@ -17,6 +17,9 @@ from shared.event_store import read_events, read_head
 POLL_SECONDS = 1.0
 """How late a change is noticed at most when no notification reaches us."""
 
+PACE_SECONDS = 0.02
+"""How long a follower rests after a batch before it takes the next one, so that under load many events share one transaction."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -32,8 +35,12 @@ class Pulse:
     reacted: Mapping[str, int]
 
 
+class FeedAway(ConnectionError):
+    """What the feed is read from does not answer. It may pass: the stores keep everything until then."""
+
+
 class Feed(Protocol):
-    """Events of the services in order of position, at least once."""
+    """Events of the services in order of position, at least once. Reading may raise OSError, such as FeedAway."""
 
     async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
         """Up to `limit` events of the service above `after`, in order and without holes."""
@@ -49,6 +56,25 @@ class Feed(Protocol):
 
     async def listen(self) -> None:
         """Runs for ever: wakes those who wait in `changed`."""
+
+
+class HoleInFeed(ConnectionError):
+    """Something was delivered, but not what comes next."""
+
+
+def without_holes(events: Sequence[RecordedEvent], *, after: int) -> list[RecordedEvent]:
+    """The events above `after` in order of position, each once, up to the first that is missing.
+
+    Whoever follows a feed takes these only: what was delivered twice has no second effect. Raises HoleInFeed if all there is lies
+    beyond a missing one, which is waited for: to go on without it would lose its effect for ever.
+    """
+    whole: list[RecordedEvent] = []
+    for event in sorted(events, key=lambda one: one.position):
+        if event.position == after + len(whole) + 1:
+            whole.append(event)
+    if not whole and any(event.position > after for event in events):
+        raise HoleInFeed(f"{events[0].service} has a hole after position {after}")
+    return whole
 
 
 class StoreFeed:

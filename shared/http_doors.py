@@ -80,8 +80,13 @@ def _moment(value: Any) -> Any:
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 Whole = Annotated[int, BeforeValidator(_whole)]
-Text = Annotated[str, Field(min_length=1, max_length=4000), BeforeValidator(_no_control_characters)]
-ShortText = Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(_no_control_characters)]
+KEPT_FOR_EVER = "Kept for ever as it is, and cannot be erased: no personal data."
+Text = Annotated[
+    str, Field(min_length=1, max_length=4000, description=KEPT_FOR_EVER), BeforeValidator(_no_control_characters)
+]
+ShortText = Annotated[
+    str, Field(min_length=1, max_length=200, description=KEPT_FOR_EVER), BeforeValidator(_no_control_characters)
+]
 Key = Annotated[str, Field(pattern=KEY_PATTERN)]
 SystemKey = Annotated[str, Field(pattern=SYSTEM_PATTERN)]
 StreamName = Annotated[str, Field(pattern=r"^[a-z][a-z-]{0,39}:[!-~]{1,250}$", description="<kind>:<system>/<key>")]
@@ -99,11 +104,15 @@ class CommandBody(Body):
 
     reason: Annotated[
         str,
-        Field(
-            min_length=3, max_length=2000, description="Why. It stays in the audit trail for ever: no personal data."
-        ),
+        Field(min_length=3, max_length=2000, description=f"Why. {KEPT_FOR_EVER}"),
         BeforeValidator(_no_control_characters),
     ]
+
+
+class LateBody(CommandBody):
+    """A command that may be told late. `effective_at` is since when it is true; without it, since now."""
+
+    effective_at: Moment | None = None
 
 
 class SigningBody(CommandBody):
@@ -121,12 +130,17 @@ class EventReceiptAnswer(BaseModel):
 
 
 class ReceiptAnswer(BaseModel):
-    """The answer to a command: pass `position` on as `after`; the ETag is `version`."""
+    """The answer to a command: pass `position` on as `after`; the ETag is `version`.
+
+    Keep `promise`: a note signed by the service's log key that says place, leaf hash and time of the events. A log that does not
+    contain them later has broken it. It is null without events, and while the log cannot be sealed.
+    """
 
     record: str
     version: int
     position: str
     events: list[EventReceiptAnswer]
+    promise: str | None = None
 
 
 class ProblemError(BaseModel):
@@ -194,7 +208,10 @@ PageToken = Annotated[str, Query(max_length=500, description="`next_page_token` 
 
 @dataclass(frozen=True, kw_only=True)
 class Doors:
-    """What the routes of one service need from the outside; `wait` holds a request until its `after` has arrived."""
+    """What the routes of one service need from the outside; `wait` holds a request until its `after` has arrived.
+
+    `feed_readers` are the subjects of our own processes, which may read the whole feed.
+    """
 
     service: str
     verifier: TokenVerifier
@@ -202,12 +219,13 @@ class Doors:
     clock: Callable[[], datetime]
     wait: Callable[[Mapping[str, int]], Awaitable[None]]
     sign_in_max_age_s: int
+    feed_readers: frozenset[str] = frozenset()
 
     async def reader(self, request: Request, after: After = "", _scheme: object = Depends(bearer)) -> Actor:
-        """Dependency of reads: the verified caller, once everything in `after` has arrived."""
+        """Dependency of reads: the verified caller, once everything in `after` has arrived. Reading leaves no name behind."""
         caller = await self.verifier.verify(credentials(request))
         await self.wait(parse_positions(after))
-        return await self._actor(caller)
+        return _actor(caller, name_commitment=None)
 
     async def command(
         self,
@@ -239,7 +257,7 @@ class Doors:
     ) -> CommandContext:
         await self.wait(parse_positions(after))
         return CommandContext(
-            actor=await self._actor(caller),
+            actor=await self._named(caller),
             reason="",
             at=self.clock(),
             correlation=correlation_of(request),
@@ -247,18 +265,23 @@ class Doors:
             expected_version=_expected_version(if_match),
         )
 
-    async def _actor(self, caller: Caller) -> Actor:
-        commitment = None
-        if caller.name is not None:
-            commitment = await self.directory.commitment(subject=caller.subject, name=caller.name)
-        return Actor(
-            subject=caller.subject,
-            kind=caller.kind,
-            issuer=caller.issuer,
-            auth_time=caller.auth_time,
-            on_behalf_of=caller.on_behalf_of,
-            name_commitment=commitment,
-        )
+    async def _named(self, caller: Caller) -> Actor:
+        """Who sends a command is in the directory from then on."""
+        if caller.name is None:
+            return _actor(caller, name_commitment=None)
+        commitment = await self.directory.commitment(subject=caller.subject, name=caller.name)
+        return _actor(caller, name_commitment=commitment)
+
+
+def _actor(caller: Caller, *, name_commitment: str | None) -> Actor:
+    return Actor(
+        subject=caller.subject,
+        kind=caller.kind,
+        issuer=caller.issuer,
+        auth_time=caller.auth_time,
+        on_behalf_of=caller.on_behalf_of,
+        name_commitment=name_commitment,
+    )
 
 
 def because(context: CommandContext, body: CommandBody) -> CommandContext:

@@ -44,13 +44,14 @@ def feed_router(*, doors: Doors, access: Access, store: EventStore) -> APIRouter
         from_position: Annotated[int, Query(ge=0, le=2**62)] = 0,
         page_size: PageSize = 100,
     ) -> Response:
-        systems = frozenset(await access.systems(subject=actor.subject))
+        everything = actor.subject in doors.feed_readers
+        systems = frozenset() if everything else frozenset(await access.systems(subject=actor.subject))
         events = await store.read(after=from_position, limit=page_size)
         page = {
             "events": [
                 {"position": event.position, "leaf_hash": event.leaf_hash, "event": event.raw.decode()}
                 for event in events
-                if event.system is None or event.system in systems
+                if everything or event.system is None or event.system in systems
             ],
             "next_position": events[-1].position if events else from_position,
         }

@@ -140,6 +140,17 @@ class LocalIssuer:
                 self._write(self._people_file, people)
             return known
 
+    def forget_subject(self, subject: str) -> bool:
+        """As `forget`, for whoever has this subject."""
+        with self._locked():
+            people = self._people()
+            names = [name for name, known in people.person.items() if known == subject]
+            for name in names:
+                del people.person[name]
+            if names:
+                self._write(self._people_file, people)
+            return bool(names)
+
     def mint(
         self,
         *,

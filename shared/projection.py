@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import asyncpg
 
 from shared.advisory_lock import advisory_lock
+from shared.effects import Effects
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
-from shared.feed import Feed
+from shared.feed import PACE_SECONDS, Feed, without_holes
+from shared.past_feed import PastFeed
 
-BATCH_EVENTS_MAX = 500
+BATCH_EVENTS_MAX = 2_000
 RETRY_SECONDS = 1.0
+ROWS_FETCHED = 1_000
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +41,16 @@ class Projection(Protocol):
     sources: Sequence[str]
     tables_sql: str
 
-    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+    async def apply(self, effects: Effects, event: RecordedEvent) -> None:
         """The effect of one event on the tables; unknown events have none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a projection holds at these positions of its sources, as a digest: hex SHA-256."""
+
+    positions: Mapping[str, int]
+    digest: str
 
 
 class NotThereYet(Unavailable):
@@ -57,14 +70,18 @@ CREATE TABLE version (digest text NOT NULL);
 
 
 class ProjectionRunner:
-    """Keeps one projection up to date, live and in a rebuild by the same code."""
+    """Keeps one projection up to date, live and in a rebuild by the same code. `at_step` is told each step, for tests."""
 
-    def __init__(self, *, pool: asyncpg.Pool, feed: Feed, projection: Projection) -> None:
+    def __init__(
+        self, *, pool: asyncpg.Pool, feed: Feed, projection: Projection, at_step: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._pool = pool
+        self._at_step = at_step
         self._feed = feed
         self._projection = projection
         self._schema = f"{projection.service}_projection"
         self._moved = asyncio.Condition()
+        self._reached: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -104,57 +121,73 @@ class ProjectionRunner:
     async def _follow(self, source: str) -> None:
         while True:
             try:
-                if await self._advance(source) == 0:
-                    position = (await self.positions()).get(source, 0)
-                    await self._feed.changed(service=source, after=position)
-                else:
+                events = await self._advance(source)
+                if events:
+                    self._reached[source] = events[-1].position
                     async with self._moved:
                         self._moved.notify_all()
+                await asyncio.sleep(PACE_SECONDS)
+                if len(events) < BATCH_EVENTS_MAX:
+                    position = events[-1].position if events else (await self.positions()).get(source, 0)
+                    await self._feed.changed(service=source, after=position)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.warning("%s cannot follow %s now: %s", self._schema, source, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _advance(self, source: str) -> int:
-        """Applies the next batch of the source; returns how many events that were."""
+    async def _advance(self, source: str) -> Sequence[RecordedEvent]:
+        """Applies the next batch of the source and returns it."""
         async with self._pool.acquire() as connection:
             return await self._advance_in(self._schema, connection, source)
 
-    async def _advance_in(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
+    async def _advance_in(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
         try:
             return await self._apply_batch(schema, connection, source)
         except POISON:
             _log.exception("a batch of %s failed in %s; going on event by event", source, schema)
         return await self._apply_or_bury_each(schema, connection, source)
 
-    async def _apply_batch(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
+    async def _apply_batch(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
         async with connection.transaction():
             events = await self._next_events(schema, connection, source)
+            effects = Effects(connection)
             for event in events:
-                await self._projection.apply(connection, event)
+                await self._projection.apply(effects, event)
+            self._at_step("applied")
+            await effects.settle()
+            self._at_step("settled")
             await self._store_position(connection, source, events)
-        return len(events)
+            self._at_step("position stored")
+        self._at_step("committed")
+        return events
 
-    async def _apply_or_bury_each(self, schema: str, connection: asyncpg.Connection, source: str) -> int:
+    async def _apply_or_bury_each(
+        self, schema: str, connection: asyncpg.Connection, source: str
+    ) -> Sequence[RecordedEvent]:
         """The same batch, where poison goes to the dead letters and the projection goes on without it."""
         async with connection.transaction():
             events = await self._next_events(schema, connection, source)
             for event in events:
                 try:
                     async with connection.transaction():
-                        await self._projection.apply(connection, event)
+                        effects = Effects(connection)
+                        await self._projection.apply(effects, event)
+                        await effects.settle()
                 except POISON as error:
                     await bury(
                         connection, service=self._projection.service, source=source, position=event.position,
                         reader="projection", error=error,
                     )  # fmt: skip
+            self._at_step("buried")
             await self._store_position(connection, source, events)
-        return len(events)
+        return events
 
     async def _next_events(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
         """The events after the position, which stays locked until the transaction ends: nobody else applies them."""
         await connection.execute(f"SET LOCAL search_path = {schema}, {self._projection.service}")
         position = await connection.fetchval("SELECT position FROM position WHERE source = $1 FOR UPDATE", source)
-        return await self._feed.read(service=source, after=position, limit=BATCH_EVENTS_MAX)
+        events = await self._feed.read(service=source, after=position, limit=BATCH_EVENTS_MAX)
+        self._at_step("read")
+        return without_holes(events, after=position)
 
     async def _store_position(
         self, connection: asyncpg.Connection, source: str, events: Sequence[RecordedEvent]
@@ -168,7 +201,8 @@ class ProjectionRunner:
 
     async def wait(self, after: Mapping[str, int], *, timeout_s: float) -> None:
         """Returns once the projection has read up to `after` (sources it does not read are not waited for)."""
-        wanted = {source: at for source, at in after.items() if source in self._projection.sources}
+        sources = self._projection.sources
+        wanted = {source: at for source, at in after.items() if source in sources and self._reached.get(source, 0) < at}
         deadline = asyncio.get_running_loop().time() + timeout_s
         while wanted:
             positions = await self.positions()
@@ -207,7 +241,9 @@ class ProjectionRunner:
         building, retired = f"{self._schema}_new", f"{self._schema}_old"
         began = await connection.fetchval("SELECT clock_timestamp()")
         await self._create(building, connection)
+        self._at_step("new tables made")
         await self._replay(building, connection, progress)
+        self._at_step("replayed")
         async with connection.transaction():
             await connection.execute(f"DROP SCHEMA IF EXISTS {retired} CASCADE")
             if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{self._schema}.position"):
@@ -221,6 +257,8 @@ class ProjectionRunner:
                 f"DELETE FROM {self._projection.service}.dead_letter WHERE reader = 'projection' AND recorded_at < $1",
                 began,
             )
+            self._at_step("switching")
+        self._at_step("switched")
         await connection.execute(f"DROP SCHEMA IF EXISTS {retired} CASCADE")
 
     async def _create(self, schema: str, connection: asyncpg.Connection) -> None:
@@ -239,27 +277,48 @@ class ProjectionRunner:
             head = await self._feed.head(service=source)
             done = await connection.fetchval(f"SELECT position FROM {schema}.position WHERE source = $1", source)
             while done < head:
-                done += await self._advance_in(schema, connection, source)
+                done += len(await self._advance_in(schema, connection, source))
                 if progress is not None:
                     progress(source, done, head)
 
-    async def state_digest(self) -> str:
-        """Hex SHA-256 over all rows of all tables, in an order of their own: equal state, equal digest."""
-        parts = []
+    async def state(self) -> State:
+        """Positions and digest of one moment: hex SHA-256 over all rows of all tables, each table in an order of its own."""
+        digest = hashlib.sha256()
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
+            positions = dict(await connection.fetch(f"SELECT source, position FROM {self._schema}.position"))
             tables = await connection.fetch(
                 "SELECT table_name FROM information_schema.tables WHERE table_schema = $1 ORDER BY table_name",
                 self._schema,
             )
             for (table,) in tables:
-                rows = await connection.fetchval(
-                    f"SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text COLLATE \"C\"), '') FROM {self._schema}.{table} t"
-                )
-                parts.append(f"{table}\n{rows}")
-        return digest_of("\n\n".join(parts).encode())
+                digest.update(f"{table}\n".encode())
+                rows = f'SELECT t::text FROM {self._schema}.{table} t ORDER BY t::text COLLATE "C"'
+                async for (row,) in connection.cursor(rows, prefetch=ROWS_FETCHED):
+                    text = row.encode()
+                    digest.update(len(text).to_bytes(8) + text)
+        return State(positions=positions, digest=digest.hexdigest())
+
+    async def state_digest(self) -> str:
+        """Hex SHA-256 of the state: equal state, equal digest."""
+        return (await self.state()).digest
+
+    async def replayed(self, positions: Mapping[str, int], progress: Progress | None = None) -> State:
+        """The state that the events up to these positions make, folded from the first one in tables that are dropped again.
+
+        The tables at work are not touched: if the digest of `state` at the same positions is another one, somebody changed a row.
+        """
+        past = PastFeed(feed=self._feed, positions=positions)
+        folding = ProjectionRunner(pool=self._pool, feed=past, projection=self._projection, at_step=self._at_step)
+        schema = folding._schema = f"{self._schema}_replayed"
+        async with self._pool.acquire() as connection, advisory_lock(connection, f"{schema}.rebuild"):
+            await folding._create(schema, connection)
+            await folding._replay(schema, connection, progress)
+            state = await folding.state()
+            await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+        return state
 
 
 async def bury(

@@ -18,7 +18,7 @@ from shared.command import CommandContext, TooMuchContention
 from shared.errors import Unavailable
 from shared.event import Actor, RecordedEvent
 from shared.event_store import IdempotencyKey
-from shared.feed import Feed
+from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.projection import BATCH_EVENTS_MAX, POISON, RETRY_SECONDS, NotThereYet, ProjectionRunner, bury
 
 PROJECTION_WAIT_SECONDS = 30.0
@@ -52,7 +52,8 @@ class Reactions:
     async def _follow(self, source: str) -> None:
         while True:
             try:
-                if await self.advance(source) == 0:
+                if await self.advance(source) < BATCH_EVENTS_MAX:
+                    await asyncio.sleep(PACE_SECONDS)
                     await self.feed.changed(service=source, after=await self.position(source))
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, *PASSING) as error:
                 _log.warning("%s cannot react to %s now: %s", self.service, source, error)
@@ -60,7 +61,9 @@ class Reactions:
 
     async def advance(self, source: str) -> int:
         """Reacts to the next batch of the source; returns how many events that were."""
-        events = await self.feed.read(service=source, after=await self.position(source), limit=BATCH_EVENTS_MAX)
+        after = await self.position(source)
+        delivered = await self.feed.read(service=source, after=after, limit=BATCH_EVENTS_MAX)
+        events = without_holes(delivered, after=after)
         for event in events:
             if event.name in self.handlers:
                 await self._react(event)

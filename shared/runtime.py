@@ -15,13 +15,21 @@ from typing import Any, Protocol
 import asyncpg
 from fastapi import APIRouter
 
+from shared import erasure
 from shared.access import Access
+from shared.database_connection import DatabaseConnection
+from shared.database_roles import Logins
 from shared.directory import Directory
+from shared.erasure import DECIDED, Eraser
 from shared.event import EventMapper, Fact
 from shared.event_store import PostgresEventStore
 from shared.feed import Feed
 from shared.http_doors import Doors
 from shared.identity import TokenVerifier
+from shared.log.deployment import Logs
+from shared.log.service_log import ServiceLog
+from shared.log.tiles import LogTiles
+from shared.log.upkeep import record_statements
 from shared.migrations import STORE_SCRIPTS, migrate, scripts_in
 from shared.projection import Progress, Projection, ProjectionRunner
 from shared.reaction import Reactions
@@ -52,7 +60,8 @@ async def open_pool(
 ) -> asyncpg.Pool:
     """Connections that are given back as they are: what is set on one is set for a transaction only (SET LOCAL).
 
-    The driver's own reset is a second round trip after each statement.
+    The driver's own reset is a second round trip after each statement. Nothing here runs long enough to be worth compiling (jit),
+    which PostgreSQL would do for queries over ranges that it cannot estimate.
     """
 
     async def leave_as_it_is(_connection: object) -> None:
@@ -62,8 +71,9 @@ async def open_pool(
         database_url,
         min_size=1,
         max_size=connections_max,
+        connection_class=DatabaseConnection,
         reset=leave_as_it_is,
-        server_settings={"search_path": search_path, "application_name": application_name},
+        server_settings={"search_path": search_path, "application_name": application_name, "jit": "off"},
     )
 
 
@@ -71,16 +81,25 @@ async def open_pool(
 class Runtime:
     """The outside world of a service. `executor` runs work that burns CPU, apart from the event loop.
 
-    `services` are the names of all services of the deployment, also of those that run elsewhere.
+    `services` are the names of all services of the deployment, also of those that run elsewhere. `forget` makes the issuer of the
+    embedded mode forget the name of an erased subject.
     """
 
     settings: Settings
-    database_url: str
+    logins: Logins
     feed: Feed
     verifier: TokenVerifier
     executor: Executor
     services: tuple[str, ...]
+    logs: Logs
     clock: Callable[[], datetime] = utc_now
+    forget: Callable[[str], object] = lambda _subject: None
+    feed_readers: frozenset[str] = frozenset()
+
+    @property
+    def database_url(self) -> str:
+        """The owner's address, who may do everything: a service connects with its own of `logins`."""
+        return self.logins.owner
 
     async def prepare(
         self,
@@ -92,20 +111,37 @@ class Runtime:
     ) -> Foundation:
         """Opens the pool and brings the projection's tables to this version; the schemas of all sources are migrated before."""
         pool = await open_pool(
-            self.database_url,
+            self.logins.url(service),
             connections_max=POOL_CONNECTIONS_MAX,
             application_name=f"prooftrail {service}",
             search_path=f"{service}_projection,{service}",
         )
         runner = ProjectionRunner(pool=pool, feed=self.feed, projection=projection)
         await runner.prepare(progress)
+        log = self.logs.open(service=service, pool=pool, dsn=self.logins.url(service), feed=self.feed)
+        store = PostgresEventStore(pool=pool, service=service, mapper=EventMapper(fact_types), promiser=log.promise)
+        await log.check()
+        if log.sealer.refusal is None:
+            await record_statements(store, log.signer, clock=self.clock)
+        directory = Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16))
+        eraser = Eraser(service=service, directory=directory, store=store, forget=self.forget)
         return Foundation(
             service=service,
             pool=pool,
-            store=PostgresEventStore(pool=pool, service=service, mapper=EventMapper(fact_types)),
+            store=store,
+            log=log,
             projection=runner,
             access=Access(pool=pool, service=service),
-            directory=Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16)),
+            directory=directory,
+            erasures=Reactions(
+                service=service,
+                handlers={DECIDED: eraser.erase},
+                sources=(erasure.SOURCE,),
+                pool=pool,
+                feed=self.feed,
+                projection=runner,
+                clock=self.clock,
+            ),
         )
 
     def doors(
@@ -139,6 +175,7 @@ class Runtime:
             clock=self.clock,
             wait=wait_for_copies,
             sign_in_max_age_s=self.settings.sign_in_max_age_s,
+            feed_readers=self.feed_readers,
         )
 
 
@@ -149,9 +186,11 @@ class Foundation:
     service: str
     pool: asyncpg.Pool
     store: PostgresEventStore
+    log: ServiceLog
     projection: ProjectionRunner
     access: Access
     directory: Directory
+    erasures: Reactions
 
 
 class Rebuildable(Protocol):
@@ -190,18 +229,22 @@ class Service:
     @property
     def rebuildable(self) -> tuple[Rebuildable, ...]:
         """Everything of this service that `prooftrail rebuild` throws away and folds again."""
-        return (self.foundation.projection, *self.folds)
+        tiles = LogTiles(pool=self.foundation.pool, service=self.name)
+        return (self.foundation.projection, *self.folds, tiles)
 
     async def run(self) -> None:
         """Runs the projection and the background work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.foundation.projection.run())
             group.create_task(_beat(self.foundation.pool, self.name))
+            group.create_task(self.foundation.log.run())
+            group.create_task(self.foundation.erasures.run())
             for work in self.background:
                 group.create_task(_awaiting(work))
 
     async def close(self) -> None:
-        """Gives the connections back."""
+        """Answers what was taken and gives the connections back."""
+        await self.foundation.store.close()
         await self.foundation.pool.close()
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shared.errors import FieldError, Invalid
+from shared.kafka_settings import KafkaSettings, read_kafka_settings
 
-ARTEFACTS_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*")
+ARTEFACTS_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+FEED_URL = re.compile(r"((?P<service>[a-z]+)=)?(?P<url>https?://[^\s,=]+)")
 DEPLOYMENT_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 
 
@@ -25,13 +27,18 @@ class Settings:
     """Everything that can be set. `database_url` None means the embedded PostgreSQL in `data`.
 
     `issuer` None means the embedded issuer. `deployment` is the first part of every log's origin; None means the one drawn once for
-    `data`. `witnesses` are those outside: (verifier key, address). `timestamp_url` is an RFC 3161 authority. `artefacts` is s3://bucket/prefix;
-    None means a folder in `data`. Times are in seconds.
+    `data`. `witnesses` are those outside: (verifier key, address); `log_keys` are those of logs that
+    other processes seal. `timestamp_url` is an RFC 3161 authority. `artefacts` is s3://bucket/prefix;
+    None means a folder in `data`. Times are in seconds. `retention_days` is how long a signer's name is kept after a record ended.
+
+    `kafka` None means that no other process serves a part of this deployment. `feed_urls` say where those serve HTTP (service or *,
+    address), `service_token` is the file with our token there; `feed_readers` are the subjects that may read whole feeds here.
     """
 
     data: Path
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int = 8081
     metrics_port: int = 9464
     database_url: str | None = None
     issuer: str | None = None
@@ -41,9 +48,15 @@ class Settings:
     deadline_check_s: float = 5.0
     deployment: str | None = None
     witnesses: tuple[tuple[str, str], ...] = ()
+    log_keys: tuple[str, ...] = ()
     timestamp_url: str | None = None
     artefacts: str | None = None
     artefacts_plain_http: bool = False
+    retention_days: int = 3653
+    kafka: KafkaSettings | None = None
+    feed_urls: tuple[tuple[str, str], ...] = ()
+    service_token: Path | None = None
+    feed_readers: tuple[str, ...] = ()
 
     @property
     def mode(self) -> str:
@@ -65,6 +78,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         data=Path(environment.get("PROOFTRAIL_DATA") or _default_data()),
         host=environment.get("PROOFTRAIL_HOST", "127.0.0.1"),
         port=_number(environment, "PROOFTRAIL_PORT", 8080, 65535),
+        grpc_port=_number(environment, "PROOFTRAIL_GRPC_PORT", 8081, 65535),
         metrics_port=_number(environment, "PROOFTRAIL_METRICS_PORT", 9464, 65535),
         database_url=_database_url(environment),
         issuer=environment.get("PROOFTRAIL_ISSUER") or None,
@@ -72,9 +86,15 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         sign_in_max_age_s=_number(environment, "PROOFTRAIL_SIGN_IN_MAX_AGE_S", 900, 86_400),
         deployment=_deployment(environment),
         witnesses=_witnesses(environment),
+        log_keys=tuple(environment.get("PROOFTRAIL_LOG_KEYS", "").replace(",", " ").split()),
         timestamp_url=environment.get("PROOFTRAIL_TIMESTAMP_URL") or None,
         artefacts=_artefacts(environment),
         artefacts_plain_http=_plain_http(environment),
+        kafka=read_kafka_settings(environment),
+        feed_urls=_feed_urls(environment),
+        service_token=Path(token) if (token := environment.get("PROOFTRAIL_SERVICE_TOKEN_FILE")) else None,
+        feed_readers=tuple(environment.get("PROOFTRAIL_FEED_READERS", "").replace(",", " ").split()),
+        retention_days=_number(environment, "PROOFTRAIL_RETENTION_DAYS", 3653, 36_525),
     )
     if settings.mode == "embedded" and not _is_loopback(settings.host):
         raise InvalidSetting(
@@ -145,6 +165,21 @@ def _artefacts(environment: Mapping[str, str]) -> str | None:
             fields=(FieldError(field="PROOFTRAIL_ARTEFACTS", rule=ARTEFACTS_ADDRESS.pattern),),
         )
     return address
+
+
+def _feed_urls(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """`http://{service}:8080` for all, or `<service>=<address>` with commas between several."""
+    entries = [entry.strip() for entry in environment.get("PROOFTRAIL_FEED_URL", "").split(",") if entry.strip()]
+    found = [FEED_URL.fullmatch(entry) for entry in entries]
+    if not all(found):
+        rule = "http://{service}:8080, or <service>=<address> with commas between several"
+        raise InvalidSetting(
+            "PROOFTRAIL_FEED_URL holds something that is no address.",
+            why="Events that Kafka lost are read from the service that recorded them, over HTTP.",
+            next_step=f"Set PROOFTRAIL_FEED_URL to {rule}.",
+            fields=(FieldError(field="PROOFTRAIL_FEED_URL", rule=rule),),
+        )
+    return tuple((match["service"] or "*", match["url"].rstrip("/")) for match in found if match)
 
 
 def _plain_http(environment: Mapping[str, str]) -> bool:

@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, settings
 
 from shared.embedded_postgres import EmbeddedPostgres
 from tests.house import TestHouse, running_house
+from tests.kafka_broker.fixtures import broker, kafka, kafka_of_the_run
+
+__all__ = ["broker", "house", "kafka", "kafka_of_the_run", "server_url"]
 
 # A machine under load is no finding, hence no deadline.
 settings.register_profile(

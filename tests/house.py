@@ -53,6 +53,10 @@ async def fresh_database(server_url: str) -> AsyncIterator[str]:
         await administrator.execute(f"CREATE DATABASE {name}")
         yield _with_database(server_url, name)
         await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        for role in await administrator.fetch(
+            "SELECT rolname FROM pg_roles WHERE rolname LIKE $1", f"prooftrail_{name}_%"
+        ):
+            await administrator.execute(f'DROP ROLE "{role["rolname"]}"')
     finally:
         await administrator.close()
 

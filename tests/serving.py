@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -19,20 +19,27 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 @contextlib.contextmanager
-def served(data: Path, *, database_url: str | None = None) -> Iterator[tuple[str, float, int]]:
-    """Serves the data folder: address, seconds until ready, process id. Ended with SIGTERM."""
+def served(
+    data: Path, *names: str, database_url: str | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, float, int]]:
+    """Serves the named services, or all, on the data folder: address, seconds until ready, process id. Ended with SIGTERM.
+
+    `settings` are further environment variables.
+    """
     port, metrics_port = free_port(), free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
         "PROOFTRAIL_DATA": str(data),
         "PROOFTRAIL_PORT": str(port),
         "PROOFTRAIL_METRICS_PORT": str(metrics_port),
+        "PROOFTRAIL_GRPC_PORT": "0",
         **({"DATABASE_URL": database_url} if database_url else {}),
+        **(settings or {}),
     }
     address = f"http://127.0.0.1:{port}"
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "services"], cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "services", *names], cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL
     )
     try:
         _wait_until_ready(address, process)

@@ -21,18 +21,22 @@ from __future__ import annotations
 import argparse
 import base64
 import concurrent.futures
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import itertools
 import json
+import multiprocessing
 import re
 import struct
 import sys
+import threading
 import zlib
 from array import array
+from binascii import hexlify
 from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -46,7 +50,17 @@ EVENT_BYTES_MAX = 1 << 24
 WHOLE_BYTES_MAX = 1 << 31  # everything but events and evidence is read whole
 DIRECTORY_BYTES_MAX = 1 << 28
 BLOCK_LEAVES = 4096
+SCAN_BYTES = 1 << 18  # fits into the cache of one core
+BESIDE_BYTES_MIN = 1 << 25
+SEGMENTS_OF_A_PROCESS = 4
 FULL = 0xFFFFFFFF
+NOT_AS_WRITTEN = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # what reading JSON of others may raise
 
 
 class Code(IntEnum):
@@ -142,7 +156,7 @@ class Container:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._digests: dict[str, str] = {}
+        self.path = Path(file.name) if isinstance(getattr(file, "name", None), str) else None
         try:
             self.members = dict(self._directory())
         except (struct.error, ValueError, OSError) as error:
@@ -176,6 +190,14 @@ class Container:
         if end != start or self._read(start + size, length - start - size) != _end(len(names), size, start):
             raise Failure(Code.UNREADABLE, "the end of the container is not in its canonical form")
 
+    def cuts(self, member: Member, parts: int) -> list[tuple[int, int]]:
+        """Parts of the member, from and to which byte of the file, each of whole lines."""
+        end, starts = member.offset + member.size, {member.offset}
+        for part in range(1, parts):
+            at = member.offset + member.size * part // parts
+            starts.add(at + self._read(at, min(CHUNK_BYTES, end - at)).find(b"\n") + 1)
+        return list(itertools.pairwise([*sorted(starts), end]))
+
     def read(self, name: str) -> bytes:
         """A member as a whole."""
         if name not in self.members or self.members[name].size > WHOLE_BYTES_MAX:
@@ -183,33 +205,18 @@ class Container:
         return b"".join(self.chunks(name))
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """The member piece by piece. The first reading digests it, large ones beside the work of the reader."""
-        member, digest, crc = self.members[name], hashlib.sha256(), 0
-        pieces = range(0, member.size, CHUNK_BYTES)
-        places = ((member.offset + piece, min(CHUNK_BYTES, member.size - piece)) for piece in pieces)
-        if name in self._digests:
-            yield from (self._read(*place) for place in places)
-            return
-        with concurrent.futures.ThreadPoolExecutor(1) as beside:
-            for place in places:
-                chunk = self._read(*place)
-                if len(pieces) == 1:
-                    digest.update(chunk)
-                    crc = zlib.crc32(chunk)
-                    yield chunk
-                else:
-                    sums = beside.submit(zlib.crc32, chunk, crc), beside.submit(digest.update, chunk)
-                    yield chunk
-                    crc = sums[0].result()
-                    sums[1].result()
-        self._digests[name] = digest.hexdigest() if crc == member.crc else ""
+        """The member piece by piece."""
+        member = self.members[name]
+        for at in range(member.offset, member.offset + member.size, CHUNK_BYTES):
+            yield self._read(at, min(CHUNK_BYTES, member.offset + member.size - at))
 
     def digest(self, name: str) -> str:
         """Hex SHA-256 of the member; empty if it has not the checksum of its entry."""
-        if name not in self._digests:
-            for _ in self.chunks(name):
-                pass
-        return self._digests[name]
+        digest, crc = hashlib.sha256(), 0
+        for chunk in self.chunks(name):
+            digest.update(chunk)
+            crc = zlib.crc32(chunk, crc)
+        return digest.hexdigest() if crc == self.members[name].crc else ""
 
 
 # Signed notes, checkpoints and cosignatures (C2SP signed-note, tlog-checkpoint, tlog-cosignature).
@@ -322,23 +329,40 @@ def root_of(hashes: Sequence[bytes]) -> bytes:
     return hashes[0]
 
 
+class Hashes:
+    """Hashes one after the other, without an object for each."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __len__(self) -> int:
+        return len(self.content) // 32
+
+    def one(self, index: int) -> bytes:
+        return self.content[32 * index : 32 * index + 32]
+
+    def some(self, first: int, last: int) -> list[bytes]:
+        return [self.content[at : at + 32] for at in range(32 * first, 32 * last, 32)]
+
+
 @dataclass
 class Tree:
-    """What a pack shows of a tree: leaves at some positions (from 1), and the roots of all subtrees without any of these."""
+    """What a pack shows of a tree: leaves at some positions (from 1), and the roots of all subtrees without any of these.
+
+    `blocks` are roots that are known already, by the number of the block of BLOCK_LEAVES leaves.
+    """
 
     size: int
     positions: Sequence[int]
-    leaves: Sequence[bytes]
+    leaves: Hashes
     nodes: Sequence[bytes]
-    _blocks: list[bytes] = field(default_factory=list)
+    blocks: dict[int, bytes] = field(default_factory=dict)
 
     def root(self) -> bytes:
         """ValueError if the nodes do not fit."""
-        if not self.size:
-            return root_of(())
         nodes = iter(self.nodes)
         try:
-            root = self._root(nodes, 0, self.size, 0, len(self.positions))
+            root = self._root(nodes, 0, self.size, 0, len(self.positions)) if self.size else root_of(())
         except StopIteration:
             raise ValueError("hashes of the tree are missing") from None
         if next(nodes, None) is not None:
@@ -349,11 +373,20 @@ class Tree:
         if first == last:
             return next(nodes)
         if last - first == high - low:
-            return root_of(self.leaves[first:last])
+            return root_of(self.leaves.some(first, last)) if low else self._first_root(high)
         split = low + (1 << (high - low - 1).bit_length() - 1)
         middle = bisect_right(self.positions, split, first, last)
         left = self._root(nodes, low, split, first, middle)
         return root_of((left, self._root(nodes, split, high, middle, last)))
+
+    def _first_root(self, size: int) -> bytes:
+        """The root over the first leaves, all of which are here."""
+        blocks, rest = divmod(size, BLOCK_LEAVES)
+        for number in range(blocks):
+            if number not in self.blocks:
+                self.blocks[number] = root_of(self.leaves.some(number * BLOCK_LEAVES, (number + 1) * BLOCK_LEAVES))
+        last = [root_of(self.leaves.some(size - rest, size))] if rest else []
+        return root_of([*map(self.blocks.__getitem__, range(blocks)), *last])
 
     def earlier_root(self, size: int) -> bytes | None:
         """The root when the tree had this size; None if the pack shows too little of it to tell."""
@@ -361,11 +394,13 @@ class Tree:
             return self.root()
         if size > len(self.positions) or (size and self.positions[size - 1] != size):
             return None
-        if not self._blocks:
-            starts = range(0, len(self.leaves), BLOCK_LEAVES)
-            self._blocks = [root_of(self.leaves[start : start + BLOCK_LEAVES]) for start in starts]
-        blocks, rest = divmod(size, BLOCK_LEAVES)
-        return root_of(self._blocks[:blocks] + [root_of(self.leaves[size - rest : size])] * (rest > 0))
+        return self._first_root(size)
+
+    def leaf(self, position: int) -> bytes | None:
+        """The leaf hash of the event at the position, None if it is not in the pack."""
+        index = bisect_left(self.positions, position)
+        there = index < len(self.positions) and self.positions[index] == position
+        return self.leaves.one(index) if there else None
 
 
 # What the pack says of itself, and what its reader brings along.
@@ -490,34 +525,34 @@ class Log:
 def check_log(container: Container, manifest: Manifest, service: str, pins: Pins) -> Log:
     """Keys, checkpoint, witnesses, events and tree of one service; Failure says what does not hold first."""
     covered, name = manifest.services[service], f"{manifest.deployment}/{service}"
-    try:
-        proof = json.loads(container.read(f"proof/{service}.json"))
-        positions, leaves = _positions(proof["positions"]), _base64(proof["leaves"])
-        nodes = [_base64(node) for node in proof["nodes"]]
-        witnesses = [parse_key(key) for key in proof["witnesses"]]
-        if len(leaves) != 32 * len(positions) or any(len(node) != 32 for node in nodes):
-            raise ValueError("it has not one hash for each event")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Failure(Code.TREE, f"the proof cannot be read: {error!r}", service) from error
-    trusted, pinned = _trusted_keys(proof, name, service, pins)
-    checkpoint = _signed_checkpoint(proof.get("checkpoint"), name, trusted, service)
-    if checkpoint.size < covered.position or (positions and positions[-1] > covered.position):
-        raise Failure(
-            Code.CHECKPOINT, "the checkpoint or the proof is not about the positions of the manifest", service
-        )
-    kept = [_signed_checkpoint(note, name, trusted, service) for note in proof.get("checkpoints", ())]
-    tree = Tree(checkpoint.size, positions, [], nodes)
-    log = Log(service, trusted, checkpoint, tree, [], pinned, kept=sorted(kept, key=lambda one: one.size))
-    order = Order(service, manifest.system, positions, leaves)
-    for lines in _lines(container, service):
-        order.take(lines)
+    with _scanning(container, manifest, service) as scanned:
+        try:
+            proof = json.loads(container.read(f"proof/{service}.json"))
+            positions, leaves = _positions(proof["positions"]), Hashes(base64.b64decode(proof["leaves"], validate=True))
+            nodes = [_base64(node) for node in proof["nodes"]]
+            witnesses = [parse_key(key) for key in proof["witnesses"]]
+            if len(leaves.content) != 32 * len(positions) or any(len(node) != 32 for node in nodes):
+                raise ValueError("it has not one hash for each event")
+        except NOT_AS_WRITTEN as error:
+            raise Failure(Code.TREE, f"the proof cannot be read: {error!r}", service) from error
+        chain, trusted, pinned = _keys(proof, name, service, pins)
+        checkpoint = _signed_checkpoint(proof.get("checkpoint"), name, trusted, service)
+        if checkpoint.size < covered.position:
+            what = f"the checkpoint is of size {checkpoint.size}, and the manifest goes up to {covered.position}"
+            raise Failure(Code.CHECKPOINT, what, service)
+        kept = [_signed_checkpoint(note, name, chain, service) for note in proof.get("checkpoints", ())]
+        kept = [one for one in kept if any(one.note.signed_by(key) for key in trusted)]
+        tree = Tree(checkpoint.size, positions, Hashes(b""), nodes)
+        log = Log(service, trusted, checkpoint, tree, [], pinned, kept=sorted(kept, key=lambda one: one.size))
+        order = _order(container, manifest, log, leaves, scanned)
     order.finish(covered)
-    tree.leaves = order.hashes
+    tree.leaves, tree.blocks = order.hashes(), order.segment.blocks
     _check_tree(log, order, leaves)
     order.require_head(covered)
     log.witnesses = _witnesses(log, witnesses, pins)
     log.pinned |= any(key in pins.witnesses for key in log.witnesses)
-    log.events, log.first_at, log.last_at = len(order.hashes), order.first_at.decode(), order.last_at.decode()
+    first_at, last_at = (stamp[15:-1].decode() for stamp in (order.segment.first_at, order.segment.last_at))
+    log.events, log.first_at, log.last_at = len(tree.leaves), first_at or None, last_at or None
     return log
 
 
@@ -530,8 +565,8 @@ def _positions(value: Any) -> Sequence[int]:
     return list(positions) if len(positions) < BLOCK_LEAVES else positions
 
 
-def _trusted_keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list[Key], bool]:
-    """The keys of the log from the first pinned one on, each but the first introduced by the one before it."""
+def _keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list[Key], list[Key], bool]:
+    """The keys of the log, each introduced by the one before it; those from the first pinned one on; whether one is."""
     chain: list[Key] = []
     try:
         for entry in proof["keys"]:
@@ -553,9 +588,9 @@ def _trusted_keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list
         pinned = [at for at, key in enumerate(chain) if key in pins.of(name)]
         if not chain or (pins.of(name) and not pinned):
             raise ValueError(f"none of its keys is the one that is pinned for {name}")
-    except (ValueError, KeyError, TypeError) as error:
+    except NOT_AS_WRITTEN as error:
         raise Failure(Code.SIGNATURE, f"the keys of the log do not hold: {error}", service) from error
-    return chain[min(pinned, default=0) :], bool(pinned)
+    return chain, chain[min(pinned, default=0) :], bool(pinned)
 
 
 def _signed_checkpoint(content: Any, name: str, trusted: Sequence[Key], service: str) -> Checkpoint:
@@ -563,7 +598,7 @@ def _signed_checkpoint(content: Any, name: str, trusted: Sequence[Key], service:
         checkpoint = parse_checkpoint(content)
         if not re.fullmatch(re.escape(name) + "/[1-9][0-9]{0,8}", checkpoint.origin):
             raise ValueError(f"its origin is {checkpoint.origin}")
-    except (ValueError, AttributeError, TypeError) as error:
+    except NOT_AS_WRITTEN as error:
         raise Failure(Code.CHECKPOINT, f"the checkpoint cannot be read: {error}", service) from error
     if not any(checkpoint.note.signed_by(key) for key in trusted):
         what = f"the checkpoint of size {checkpoint.size} is not signed by a key of {name}"
@@ -581,9 +616,9 @@ def _witnesses(log: Log, stated: Sequence[Key], pins: Pins) -> list[Key]:
     return sorted((key for key, answer in answers.items() if answer), key=lambda key: key.name)
 
 
-def _lines(container: Container, service: str) -> Iterator[list[bytes]]:
+def _lines(chunks: Iterator[bytes], service: str) -> Iterator[list[bytes]]:
     rest = b""
-    for chunk in container.chunks(f"events/{service}.jsonl"):
+    for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         yield lines
         if len(rest) > EVENT_BYTES_MAX:
@@ -592,61 +627,166 @@ def _lines(container: Container, service: str) -> Iterator[list[bytes]]:
         raise Failure(Code.EVENT, "the last event ends without a line feed", service)
 
 
-FIRST = (b"1", b"null", 0)
+def _order(
+    container: Container, manifest: Manifest, log: Log, stated: Hashes, scanned: Iterable[Segment | None]
+) -> Order:
+    """All events of the log: as other processes scanned them, or one by one if there is anything to look at in detail."""
+    last, system = manifest.services[log.service].position, manifest.system
+    order = Order(log.service, system, log.tree.positions, last, stated)
+    found = [segment is not None and order.join(segment) for segment in scanned]
+    if found and all(found):
+        return order
+    order = Order(log.service, system, log.tree.positions, last, stated)
+    for lines in _lines(container.chunks(f"events/{log.service}.jsonl"), log.service):
+        order.take(lines)
+    return order
+
+
+Head = tuple[int, bytes, int]
+"""The last event of an AI system that was seen: its number there, its hash and its position."""
+
+
+@dataclass
+class Segment:
+    """What events that follow each other came to, and what they need of the events before them."""
+
+    first: int
+    hashes: bytes = b""
+    blocks: dict[int, bytes] = field(default_factory=dict)
+    heads: dict[bytes, Head] = field(default_factory=dict)
+    versions: dict[bytes, int] = field(default_factory=dict)
+    first_at: bytes = b""
+    last_at: bytes = b""
+    needed_heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    needed_versions: dict[bytes, int] = field(default_factory=dict)
+
+
+NONE: Head = (0, b"", 0)
 
 
 class Order:
-    """Hashes events and holds their stamps to each other, in one pass and without reading the JSON behind the stamps."""
+    """Hashes events and holds their stamps to each other, in one pass and without reading the JSON behind the stamps.
 
-    def __init__(self, service: str, system: str, positions: Sequence[int], stated: bytes) -> None:
-        self.hashes: list[bytes] = []
-        self.first_at = self.last_at = b""
+    With `first` it starts in the middle, and keeps what the events there need of those before.
+    """
+
+    def __init__(
+        self, service: str, system: str, positions: Sequence[int], last: int, stated: Hashes, first: int | None = None
+    ) -> None:
+        self.segment = Segment(first or 1)
         self._service, self._system, self._positions, self._stated = service, system, positions, stated
-        self._expected = iter(positions)
-        self._versions: dict[bytes, int] = {}
-        # By system: the sequence and the hash of the one before that its next event must name, and where that one stands.
-        self._heads = {b"null": (b"null", b"null", 0)}
-        self._wanted = b'"%b"' % system.encode()
+        whole = range(first or 1, last + 1)
+        self._expected = iter(whole if system == "*" else [at for at in positions if at <= last])
+        self._from_middle = first is not None
+        self._hashes: list[bytes] = []
+        self._own, self._name = b'{"service":"%b"' % service.encode(), b'"name":"%b.' % service.encode()
         self._match = re.compile(
-            rb'{"service":"%b","position":([1-9]\d{0,17}),"recorded_at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"'
-            rb',"system":(null|"[^"\\]+"),"system_sequence":(null|[1-9]\d{0,17}),"system_previous":(null|"[0-9a-f]{64}")'
-            rb',"id":"[^"\\]+","stream":"((?:[^"\\]|\\.)+)","version":([1-9]\d{0,17}),"name":"%b\.[a-z0-9-]+",'
+            rb'{"service":"%b","position":([1-9]\d{0,17}),("recorded_at":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")'
+            rb',("system":(?:null|"[^"\\]+")),"system_sequence":(null|[1-9]\d{0,17}),"system_previous":(null|"[0-9a-f]{64}")'
+            rb',"id":"[^"\\]+",("stream":"(?:[^"\\]|\\.)+"),"version":([1-9]\d{0,17}),"name":"%b\.[a-z0-9-]+",'
             % (service.encode(), service.encode())
         ).match
 
+    def hashes(self) -> Hashes:
+        """The leaf hashes so far."""
+        return Hashes(self.segment.hashes + b"".join(self._hashes))
+
     def take(self, lines: Sequence[bytes]) -> None:
-        """The next events."""
-        sha256, match, versions, heads, hashes = hashlib.sha256, self._match, self._versions, self._heads, self.hashes
+        """The next events. What is not plainly right is looked at in detail, which tells what is wrong."""
+        sha256, segment, hashes, expected = hashlib.sha256, self.segment, self._hashes, self._expected
+        heads, versions, last_at = segment.heads, segment.versions, segment.last_at
         for line in lines:
             leaf = sha256(b"\0" + line).digest()
             hashes.append(leaf)
-            found = match(line)
-            at = next(self._expected, 0)
-            if not found:
-                raise self._failure(at, Code.EVENT, "the text is no event of this service")
-            position, time, system, sequence, previous, stream, version = found.groups()
-            if int(position) != at:
-                raise self._misplaced(at, int(position))
-            if time < self.last_at:
-                raise self._failure(at, Code.ORDER, "the event is recorded earlier than the one before it")
-            head = heads.get(system, FIRST)
-            if sequence != head[0] or previous != head[1]:
-                raise self._broken(at, head, sequence, previous)
-            if system != b"null":
-                heads[system] = (b"%d" % (int(sequence) + 1), b'"%b"' % leaf.hex().encode(), at)
-            if system != self._wanted and self._system != "*" and not (system == b"null" and stream[:5] == b"log::"):
-                raise self._failure(at, Code.ORDER, "the event belongs to another AI system")
-            count = versions.get(stream, 0) + 1
-            if int(version) != count:
-                what = f"{stream.decode(errors='replace')} goes on with version {int(version)}, not {count}"
-                raise self._failure(at, Code.ORDER, what)
+            at = next(expected, 0)
+            try:
+                own, position, time, system, sequence, previous, _, stream, version, rest = line.split(b",", 9)
+            except ValueError:
+                own = position = time = system = sequence = previous = stream = version = rest = b""
+            head, count = heads.get(system), versions.get(stream, 0) + 1
+            if (
+                head is not None
+                and own == self._own
+                and position == b'"position":%d' % at
+                and time >= last_at
+                and sequence == b'"system_sequence":%d' % (head[0] + 1)
+                and previous == b'"system_previous":"%b"' % hexlify(head[1])
+                and version == b'"version":%d' % count
+                and rest.startswith(self._name)
+                and len(time) == 43
+            ):
+                heads[system] = head[0] + 1, leaf, at
+                if count == 1:
+                    segment.needed_versions[stream] = 1
+            else:
+                segment.last_at = last_at
+                time, stream, count = self._inspect(line, leaf, at)
             versions[stream] = count
-            self.first_at, self.last_at = self.first_at or time, time
+            last_at = time
+        segment.last_at = last_at
+
+    def _inspect(self, line: bytes, leaf: bytes, at: int) -> tuple[bytes, bytes, int]:
+        """The stamps of an event one by one; returns time, stream and version."""
+        segment, found = self.segment, self._match(line)
+        if not found:
+            raise self._failure(at, Code.EVENT, "the text is no event of this service")
+        position, time, system, sequence, previous, stream, version = found.groups()
+        if int(position) != at:
+            raise self._misplaced(at, int(position))
+        if time < segment.last_at:
+            raise self._failure(at, Code.ORDER, "the event is recorded earlier than the one before it")
+        self._inspect_system(leaf, at, system, sequence, previous, stream)
+        count = segment.versions.get(stream, 0) + 1
+        if count == 1:
+            count = int(version) if self._from_middle else 1
+            segment.needed_versions[stream] = count
+        if int(version) != count:
+            what = f"{stream.decode(errors='replace')} goes on with version {int(version)}, not {count}"
+            raise self._failure(at, Code.ORDER, what)
+        segment.first_at = segment.first_at or time
+        return time, stream, count
+
+    def _inspect_system(
+        self, leaf: bytes, at: int, system: bytes, sequence: bytes, previous: bytes, stream: bytes
+    ) -> None:
+        of_none = system == b'"system":null'
+        own = self._system == "*" or system == f'"system":"{self._system}"'.encode()
+        if not own and not (of_none and stream.startswith((b'"stream":"log::', b'"stream":"person::'))):
+            raise self._failure(at, Code.ORDER, "the event belongs to another AI system")
+        if of_none != (sequence == b"null") or (of_none and previous != b"null"):
+            raise self._failure(at, Code.ORDER, "the event has a number in an AI system and belongs to none, or none")
+        if of_none:
+            return
+        head = self.segment.heads.get(system, NONE)
+        if head is NONE and self._from_middle:
+            self.segment.needed_heads[system] = (int(sequence), previous)
+        elif int(sequence) != head[0] + 1 or previous != _quoted(head):
+            raise self._broken(at, head, int(sequence))
+        self.segment.heads[system] = int(sequence), leaf, at
+
+    def join(self, later: Segment) -> bool:
+        """Takes on what another process found for the events that follow; False if it does not follow."""
+        mine = self.segment
+        fits = later.first == len(self.hashes()) + 1 and later.first_at >= mine.last_at
+        for system, (number, previous) in later.needed_heads.items():
+            head = mine.heads.get(system, NONE)
+            fits &= number == head[0] + 1 and previous == _quoted(head)
+        versions = mine.versions
+        fits &= all(versions.get(stream, 0) + 1 == needed for stream, needed in later.needed_versions.items())
+        mine.hashes += later.hashes
+        mine.heads.update(later.heads)
+        mine.versions.update(later.versions)
+        mine.blocks.update(later.blocks)
+        mine.first_at, mine.last_at = mine.first_at or later.first_at, later.last_at
+        for _ in range(0, len(later.hashes), 32):
+            next(self._expected, None)
+        return fits
 
     def altered(self) -> int | None:
         """The first position whose hash is not the stated one."""
-        known = zip(self._positions, self.hashes, range(0, len(self._stated), 32), strict=False)
-        return next((at for at, leaf, byte in known if leaf != self._stated[byte : byte + 32]), None)
+        hashes = self.hashes()
+        indexes = range(min(len(hashes), len(self._stated)))
+        return next((self._positions[n] for n in indexes if hashes.one(n) != self._stated.one(n)), None)
 
     def _failure(
         self, at: int, code: Code, what: str, position: int | None = None, until: int | None = None
@@ -660,53 +800,96 @@ class Order:
     def _misplaced(self, expected: int, stamped: int) -> Failure:
         if expected and stamped > expected:
             return self._failure(expected, Code.ORDER, f"the event is missing: {stamped} stands in its place")
-        return self._failure(
-            expected or stamped, Code.ORDER, f"the event {stamped} stands where it does not belong", stamped
-        )
+        what = f"the event {stamped} stands where it does not belong"
+        return self._failure(expected or stamped, Code.ORDER, what, stamped)
 
-    def _broken(self, at: int, head: tuple[bytes, bytes, int], sequence: bytes, previous: bytes) -> Failure:
-        if sequence == head[0] and head[2]:
+    def _broken(self, at: int, head: Head, number: int) -> Failure:
+        before, _, position = head
+        if number == before + 1 and position:
             what = f"the event has not the hash that the system's next one, at {at}, names"
-            return self._failure(at, Code.EVENT, what, head[2])
-        what = f"the event is number {sequence.decode()} of its AI system where {head[0].decode()} should follow"
-        return self._failure(at, Code.ORDER, what, head[2] + 1 if sequence > head[0] else at, at)
+            return self._failure(at, Code.EVENT, what, position)
+        what = f"the event is number {number} of its AI system where {before + 1} should follow"
+        return self._failure(at, Code.ORDER, what, position + 1 if number > before else at, at)
 
     def finish(self, covered: Covered) -> None:
         """Nothing is missing at the end, and it is as many events as the manifest says."""
         missing = next(self._expected, None)
         if missing is not None:
             raise self._failure(missing, Code.ORDER, "the event is missing")
-        count, _, last = self._head()
-        if self._system == "*":
-            last = next((n - 1 for n, at in enumerate(self._positions, start=1) if n != at), last)
-        if count != covered.count or (self._system == "*" and last != covered.position):
+        count, _, position = self._head()
+        if count != covered.count:
             what = f"{count} events are here, and the manifest says {covered.count}"
-            raise self._failure(last + 1, Code.ORDER, what, until=covered.position if count < covered.count else None)
+            until = covered.position if count < covered.count else None
+            raise self._failure(position + 1, Code.ORDER, what, until=until)
+        if len(self.hashes()) != len(self._positions):
+            raise Failure(Code.TREE, "the proof has not one hash for each event", self._service, position + 1)
 
     def require_head(self, covered: Covered) -> None:
         """The last event is the one that the manifest names."""
-        _, head, last = self._head()
-        if head != covered.last:
-            raise Failure(
-                Code.ORDER, "the last event is not the one that the manifest names", self._service, last or None
-            )
+        _, leaf, position = self._head()
+        if (leaf.hex() or "-") != covered.last:
+            what = "the last event is not the one that the manifest names"
+            raise Failure(Code.ORDER, what, self._service, position or None)
 
-    def _head(self) -> tuple[int, str, int]:
-        """Count, leaf hash and position of the last event of the pack's system."""
-        if self._system == "*":
-            count = len(self.hashes)
-            return (count, self.hashes[-1].hex(), self._positions[count - 1]) if count else (0, "-", 0)
-        sequence, quoted, last = self._heads.get(self._wanted, FIRST)
-        return int(sequence) - 1, quoted.decode().strip('"') if last else "-", last
+    def _head(self) -> Head:
+        """Count, leaf hash and position of the last event that the pack is about."""
+        if self._system != "*":
+            return self.segment.heads.get(f'"system":"{self._system}"'.encode(), NONE)
+        hashes = self.hashes()
+        return (len(hashes), hashes.one(len(hashes) - 1), len(hashes)) if len(hashes) else NONE
 
 
-def _check_tree(log: Log, order: Order, stated: bytes) -> None:
+def _quoted(head: Head) -> bytes:
+    return b'"%b"' % hexlify(head[1]) if head[0] else b"null"
+
+
+@contextlib.contextmanager
+def _scanning(container: Container, manifest: Manifest, service: str) -> Iterator[Iterable[Segment | None]]:
+    """Scans the events of a large log in other processes for as long as the block is open; nothing for a small one."""
+    member = container.members[f"events/{service}.jsonl"]
+    if container.path is None or manifest.system != "*" or member.size < BESIDE_BYTES_MIN:
+        yield ()
+        return
+    count = multiprocessing.cpu_count()
+    places = container.cuts(member, SEGMENTS_OF_A_PROCESS * count)
+    method = "spawn" if threading.active_count() > 1 else None  # a process with threads is not forked
+    with concurrent.futures.ProcessPoolExecutor(count, multiprocessing.get_context(method)) as processes:
+        yield processes.map(_scan, [(container.path, *place, service) for place in places])
+
+
+def _scan(place: tuple[Path, int, int, str]) -> Segment | None:
+    """The events in a part of the file; None if something is wrong with them."""
+    gc.disable()  # this process makes no cycles, and ends soon
+    path, start, end, service = place
+    with path.open("rb") as file:
+        file.seek(start)
+        found = re.match(rb'{"service":"[a-z-]+","position":([1-9]\d{0,17}),', file.read(100))
+        if not found:
+            return None
+        file.seek(start)
+        first = int(found[1])
+        order = Order(service, "*", range(first, FULL), FULL, Hashes(b""), first)
+        pieces = (file.read(min(SCAN_BYTES, end - at)) for at in range(start, end, SCAN_BYTES))
+        try:
+            for lines in _lines(pieces, service):
+                order.take(lines)
+        except Failure:
+            return None
+    segment, hashes = order.segment, order.hashes()
+    segment.hashes, last = hashes.content, first - 1 + len(hashes)
+    for number in range(-(-(first - 1) // BLOCK_LEAVES), last // BLOCK_LEAVES):
+        begin = number * BLOCK_LEAVES - (first - 1)
+        segment.blocks[number] = root_of(hashes.some(begin, begin + BLOCK_LEAVES))
+    return segment
+
+
+def _check_tree(log: Log, order: Order, stated: Hashes) -> None:
     tree, code, what = log.tree, Code.TREE, "the events do not give the root that the checkpoint names"
     try:
         holds = tree.root() == log.checkpoint.root
     except ValueError as error:
         holds, what = False, str(error)
-    if b"".join(order.hashes) != stated:
+    if tree.leaves.content != stated.content:
         altered = order.altered()
         if holds:
             raise Failure(code, "the proof states another hash than the event has", log.service, altered)
@@ -757,7 +940,7 @@ PERSON = re.compile(
 )
 NAMED_FILE = re.compile(rb'"digest":"([0-9a-f]{64})","length":(\d{1,18})')
 DIGEST = re.compile(rb"[0-9a-f]{64}")
-STAMPS = (
+STAMPS = [
     "service",
     "position",
     "recorded_at",
@@ -768,20 +951,20 @@ STAMPS = (
     "stream",
     "version",
     "name",
-)
+]
 
 
 @dataclass
 class Contents:
-    """What all events name together, and how often each event name occurs."""
+    """What all events name together."""
 
-    names: Counter[str] = field(default_factory=Counter)
     signatures: int = 0
     people: dict[str, set[str]] = field(default_factory=dict)
     erased: set[str] = field(default_factory=set)
     files: set[tuple[str, int]] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
     recoveries: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    newest_keys: dict[str, Key] = field(default_factory=dict)
 
 
 def read_contents(container: Container, logs: Sequence[Log]) -> Contents:
@@ -796,7 +979,7 @@ def read_contents(container: Container, logs: Sequence[Log]) -> Contents:
                 if not line.startswith(stamps[:-1].encode()):
                     raise ValueError("it says its stamps twice")
                 _add(contents, event, log.service)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            except NOT_AS_WRITTEN as error:
                 raise Failure(Code.EVENT, f"the event is not plain JSON: {error!r}", log.service, position) from error
             ids.append(hash(event["id"]))
             for subject, commitment in PERSON.findall(line):
@@ -812,16 +995,18 @@ def read_contents(container: Container, logs: Sequence[Log]) -> Contents:
 
 
 def _events(container: Container, log: Log) -> Iterator[tuple[int, bytes]]:
-    lines = (line for lines in _lines(container, log.service) for line in lines)
+    chunks = container.chunks(f"events/{log.service}.jsonl")
+    lines = (line for lines in _lines(chunks, log.service) for line in lines)
     return zip(log.tree.positions, lines, strict=True)
 
 
 def _add(contents: Contents, event: Any, service: str) -> None:
     name, data = event["name"], event["data"]
-    contents.names[name] += 1
     contents.signatures += isinstance(data.get("signature"), dict)
     if name == f"{service}.log-recovered":
         contents.recoveries.setdefault(service, []).append((int(data["lost_first"]), int(data["lost_last"])))
+    elif name == f"{service}.log-key-rotated":
+        contents.newest_keys[service] = parse_key(data["new_key"])
     elif name == f"{service}.person-erased":
         contents.erased.add(data["subject"])
 
@@ -857,9 +1042,7 @@ def check_manifest(
 
 def check_summary(container: Container, manifest: Manifest, logs: Sequence[Log]) -> None:
     """pack.json tells of exactly the events that are proven."""
-    proven = {
-        (log.service, at): leaf for log in logs for at, leaf in zip(log.tree.positions, log.tree.leaves, strict=True)
-    }
+    proven = {(log.service, at): log.tree.leaves.one(n) for log in logs for n, at in enumerate(log.tree.positions)}
     told = set()
     try:
         for event in json.loads(container.read("pack.json"))["events"]:
@@ -872,7 +1055,7 @@ def check_summary(container: Container, manifest: Manifest, logs: Sequence[Log])
             if proven[place] != leaf or event["leaf_hash"] != leaf.hex():
                 raise Failure(Code.EVENT, "pack.json tells the event otherwise", *place)
             told.add(place)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except NOT_AS_WRITTEN as error:
         raise Failure(Code.SIGNATURE, f"pack.json cannot be read: {error!r}") from error
     if len(told) != sum(covered.count for covered in manifest.services.values()):
         raise Failure(Code.ORDER, "pack.json leaves events out")
@@ -891,8 +1074,8 @@ def check_evidence(container: Container, contents: Contents) -> int:
     return len(files)
 
 
-def check_names(container: Container, contents: Contents) -> int:
-    """Every printed name is the one that an event committed to, for that person; returns how many."""
+def check_names(container: Container, contents: Contents) -> set[str]:
+    """Every printed name is the one that an event committed to, for that person; returns their commitments."""
     try:
         people = json.loads(container.read("people.json"))
         for commitment, person in people.items():
@@ -901,9 +1084,9 @@ def check_names(container: Container, contents: Contents) -> int:
                 raise Failure(Code.NAME, f"the name {person['name']!r} is not the one that was committed to")
             if contents.people.get(commitment) != {person["subject"]}:
                 raise Failure(Code.NAME, f"no event of {person['subject']!r} commits to the name {person['name']!r}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except NOT_AS_WRITTEN as error:
         raise Failure(Code.NAME, f"people.json cannot be read: {error!r}") from error
-    return len(people)
+    return set(people)
 
 
 def check_promise(content: str, manifest: Manifest, logs: Sequence[Log]) -> None:
@@ -918,11 +1101,11 @@ def check_promise(content: str, manifest: Manifest, logs: Sequence[Log]) -> None
     except (ValueError, StopIteration) as error:
         raise Failure(Code.SIGNATURE, f"a promise is not one of a log of this pack: {error!r}") from error
     for position, leaf in promised:
-        index = bisect_left(log.tree.positions, position)
-        if index == len(log.tree.positions) or log.tree.positions[index] != position:
+        held = log.tree.leaf(position)
+        if held is None:
             what = f"the promised event is not in the pack, which goes up to {manifest.services[log.service].position}"
             raise Failure(Code.ORDER, what, log.service, position)
-        if log.tree.leaves[index] != leaf:
+        if held != leaf:
             raise Failure(Code.FORK, "the log had promised another event at this position", log.service, position)
 
 
@@ -1013,7 +1196,7 @@ def _verify(file: BinaryIO, pins: Pins, brought: Brought, report: Report) -> Non
     files, names = check_evidence(container, contents), check_names(container, contents)
     for promise in brought.promises:
         check_promise(promise, manifest, logs)
-    report.proven = _proven(manifest, logs, contents, files, names, len(brought.promises))
+    report.proven = _proven(manifest, logs, contents, files, len(names), len(brought.promises))
     report.not_proven = [*remarks, *_limits(manifest, logs, contents, names, pins), *NOT_PROVEN]
     if unpinned:
         report.code = Code.UNPINNED
@@ -1049,14 +1232,18 @@ def _proven(
     return lines
 
 
-def _limits(manifest: Manifest, logs: Sequence[Log], contents: Contents, names: int, pins: Pins) -> list[str]:
+def _limits(manifest: Manifest, logs: Sequence[Log], contents: Contents, names: set[str], pins: Pins) -> list[str]:
     outside = {key for key in pins.witnesses if not key.name.startswith(manifest.deployment + "/")}
     alone = [log.service for log in logs if not outside.intersection(log.witnesses)]
     lines = [f"operator only: no pinned witness outside the operator cosigned {', '.join(alone)}"] * bool(alone)
     lines += [f"{log.service}: taken up from a backup, this is epoch {log.epoch}" for log in logs if log.epoch > 1]
-    missing = len(contents.people) - names
+    replaced = [log for log in logs if log.service in contents.newest_keys]
+    replaced = [log for log in replaced if not log.checkpoint.note.signed_by(contents.newest_keys[log.service])]
+    lines += [f"{log.service}: the checkpoint is signed by a key that the log has replaced since" for log in replaced]
+    missing = [people for commitment, people in contents.people.items() if commitment not in names]
     if missing:
-        lines.append(f"{missing} names that are not in the pack; {len(contents.erased)} erasures are recorded in it")
+        silent = sum(not people & contents.erased for people in missing)
+        lines.append(f"{len(missing)} names that are not in the pack; of {silent} of them it holds no recorded erasure")
     return lines
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shared.command import Folds
 from shared.http_feed import feed_router
+from shared.http_log import log_router
 from shared.http_signing import signing_router
 from shared.reaction import Reactions
 from shared.runtime import Foundation, Runtime, Service
@@ -52,6 +53,7 @@ async def build(runtime: Runtime) -> Service:
             router(doors=doors, plans=drift.plans, ingestion=drift.ingestion, triage=drift.triage),
             signing_router(doors=doors, application=drift.plans),
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
+            log_router(doors=doors, access=foundation.access, log=foundation.log),
         ),
         background=(reactions.run, drift.rounds.run),
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import asyncpg
 import msgspec
 
 from shared import access
+from shared.effects import Effects
 from shared.event import RecordedEvent, key_of
 
 from . import consumed_events as consumed
@@ -24,25 +24,20 @@ class DriftProjection:
     sources: Sequence[str] = (access.SOURCE, consumed.SOURCE, SERVICE)
     tables_sql = access.TABLES_SQL + (Path(__file__).parent / "schema.sql").read_text()
 
-    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+    async def apply(self, effects: Effects, event: RecordedEvent) -> None:
         """The effect of one event; names that are not listed have none."""
-        await access.apply(connection, event)
+        await access.apply(effects, event)
         effect = _EFFECTS.get(event.name)
         if effect is not None:
-            await effect(connection, event)
+            await effect(effects, event)
 
 
-Effect: TypeAlias = Callable[[asyncpg.Connection, RecordedEvent], Awaitable[None]]
+Effect: TypeAlias = Callable[[Effects, RecordedEvent], Awaitable[None]]
 
 
-def _data(event: RecordedEvent) -> Mapping[str, Any]:
-    data: Mapping[str, Any] = event.content()["data"]
-    return data
-
-
-async def _plan_defined(connection: asyncpg.Connection, event: RecordedEvent) -> None:
-    data = _data(event)
-    await connection.execute(
+async def _plan_defined(effects: Effects, event: RecordedEvent) -> None:
+    data = event.data()
+    await effects.execute(
         "INSERT INTO monitoring_plan VALUES ($1, $2, $3, $4, $5, $6, 'draft', NULL) ON CONFLICT (system, key) DO UPDATE"
         " SET model = EXCLUDED.model, version = EXCLUDED.version, model_digest = EXCLUDED.model_digest,"
         " owner = EXCLUDED.owner, status = 'draft', reference_profile = NULL",
@@ -55,18 +50,18 @@ async def _plan_defined(connection: asyncpg.Connection, event: RecordedEvent) ->
     )
 
 
-async def _reference_set(connection: asyncpg.Connection, event: RecordedEvent) -> None:
-    await connection.execute(
+async def _reference_set(effects: Effects, event: RecordedEvent) -> None:
+    await effects.execute(
         "UPDATE monitoring_plan SET reference_profile = $3, status = 'draft' WHERE system = $1 AND key = $2",
         event.system,
         key_of(event.stream),
-        _data(event)["digest"],
+        event.data()["digest"],
     )
 
 
 def _plan_status(status: str) -> Effect:
-    async def effect(connection: asyncpg.Connection, event: RecordedEvent) -> None:
-        await connection.execute(
+    async def effect(effects: Effects, event: RecordedEvent) -> None:
+        await effects.execute(
             "UPDATE monitoring_plan SET status = $3 WHERE system = $1 AND key = $2",
             event.system,
             key_of(event.stream),
@@ -76,9 +71,9 @@ def _plan_status(status: str) -> Effect:
     return effect
 
 
-async def _plan_activated(connection: asyncpg.Connection, event: RecordedEvent) -> None:
-    data = _data(event)
-    await connection.execute(
+async def _plan_activated(effects: Effects, event: RecordedEvent) -> None:
+    data = event.data()
+    await effects.execute(
         "INSERT INTO plan_activation VALUES ($1, $2, $3, $4)"
         " ON CONFLICT (system, plan, environment) DO UPDATE SET release = EXCLUDED.release",
         event.system,
@@ -88,9 +83,9 @@ async def _plan_activated(connection: asyncpg.Connection, event: RecordedEvent) 
     )
 
 
-async def _window_closed(connection: asyncpg.Connection, event: RecordedEvent) -> None:
-    data = _data(event)
-    await connection.execute(
+async def _window_closed(effects: Effects, event: RecordedEvent) -> None:
+    data = event.data()
+    await effects.execute(
         "INSERT INTO drift_window VALUES ($1, $2, $3, $4, $5)",
         event.system,
         data["plan"],
@@ -100,9 +95,9 @@ async def _window_closed(connection: asyncpg.Connection, event: RecordedEvent) -
     )
 
 
-async def _signal_raised(connection: asyncpg.Connection, event: RecordedEvent) -> None:
-    data = _data(event)
-    await connection.execute(
+async def _signal_raised(effects: Effects, event: RecordedEvent) -> None:
+    data = event.data()
+    await effects.execute(
         "INSERT INTO drift_signal VALUES ($1, $2, $3, $4, 'open', $5, $6)",
         event.system,
         data["key"],
@@ -114,8 +109,8 @@ async def _signal_raised(connection: asyncpg.Connection, event: RecordedEvent) -
 
 
 def _signal_status(status: str) -> Effect:
-    async def effect(connection: asyncpg.Connection, event: RecordedEvent) -> None:
-        await connection.execute(
+    async def effect(effects: Effects, event: RecordedEvent) -> None:
+        await effects.execute(
             "UPDATE drift_signal SET status = $3 WHERE system = $1 AND key = $2",
             event.system,
             key_of(event.stream),
@@ -125,9 +120,9 @@ def _signal_status(status: str) -> Effect:
     return effect
 
 
-async def _model_version_registered(connection: asyncpg.Connection, event: RecordedEvent) -> None:
+async def _model_version_registered(effects: Effects, event: RecordedEvent) -> None:
     fields = consumed.fields_of(event, consumed.ModelVersion)
-    await connection.execute(
+    await effects.execute(
         "INSERT INTO model_version VALUES ($1, $2, $3, $4, false)",
         event.system,
         fields.model,
@@ -136,9 +131,9 @@ async def _model_version_registered(connection: asyncpg.Connection, event: Recor
     )
 
 
-async def _model_version_withdrawn(connection: asyncpg.Connection, event: RecordedEvent) -> None:
+async def _model_version_withdrawn(effects: Effects, event: RecordedEvent) -> None:
     fields = consumed.fields_of(event, consumed.ModelVersion)
-    await connection.execute(
+    await effects.execute(
         "UPDATE model_version SET withdrawn = true WHERE system = $1 AND model = $2 AND version = $3",
         event.system,
         fields.model,
@@ -146,9 +141,9 @@ async def _model_version_withdrawn(connection: asyncpg.Connection, event: Record
     )
 
 
-async def _release_deployed(connection: asyncpg.Connection, event: RecordedEvent) -> None:
+async def _release_deployed(effects: Effects, event: RecordedEvent) -> None:
     fields = consumed.fields_of(event, consumed.ReleaseDeployed)
-    await connection.execute(
+    await effects.execute(
         "INSERT INTO deployment VALUES ($1, $2, $3, $4, $5) ON CONFLICT (system, environment, model) DO UPDATE"
         " SET model_digest = EXCLUDED.model_digest, release = EXCLUDED.release",
         event.system,
@@ -159,9 +154,9 @@ async def _release_deployed(connection: asyncpg.Connection, event: RecordedEvent
     )
 
 
-async def _nonconformity_raised(connection: asyncpg.Connection, event: RecordedEvent) -> None:
+async def _nonconformity_raised(effects: Effects, event: RecordedEvent) -> None:
     fields = consumed.fields_of(event, consumed.NonconformityRaised)
-    await connection.execute("INSERT INTO nonconformity VALUES ($1, $2, $3)", event.system, fields.key, fields.record)
+    await effects.execute("INSERT INTO nonconformity VALUES ($1, $2, $3)", event.system, fields.key, fields.record)
 
 
 _EFFECTS: Mapping[str, Effect] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.erasure import erasure_fact
 from shared.event import Fact
 from shared.log.facts import log_facts
 
@@ -9,4 +10,9 @@ from .domain import drift_signal, monitoring_plan
 
 SERVICE = "drift"
 
-FACTS: tuple[type[Fact], ...] = (*monitoring_plan.FACTS, *drift_signal.FACTS, *log_facts(SERVICE))
+FACTS: tuple[type[Fact], ...] = (
+    *monitoring_plan.FACTS,
+    *drift_signal.FACTS,
+    *log_facts(SERVICE),
+    erasure_fact(SERVICE),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.erasure import erasure_fact
 from shared.event import Fact
 from shared.log.facts import log_facts
 
@@ -17,4 +18,5 @@ FACTS: tuple[type[Fact], ...] = (
     *waiver.FACTS,
     *nonconformity.FACTS,
     *log_facts(SERVICE),
+    erasure_fact(SERVICE),
 )

@@ -60,11 +60,12 @@ CREATE INDEX release_by_digest ON release (system, model_digest, environment);
 CREATE INDEX release_by_status ON release (status, system);
 CREATE INDEX release_by_due ON release (sign_off_due) WHERE sign_off_due IS NOT NULL;
 
--- The release that an environment has, or had last.
+-- The release that an environment has, or had last, and since when.
 CREATE TABLE environment (
     system      text NOT NULL,
     environment text NOT NULL,
     release     text NOT NULL,
+    since       text NOT NULL,
     PRIMARY KEY (system, environment)
 );
 

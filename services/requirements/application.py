@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -11,7 +13,7 @@ import asyncpg
 from shared.access import Access, AiSystemNotFound, Role
 from shared.command import Change, CommandContext, execute, load_state, require_expected_version
 from shared.errors import FieldError
-from shared.event import Actor, Fact, key_of, stream_of, system_of
+from shared.event import Actor, Fact, key_of, require_not_future, stream_of, system_of
 from shared.event_store import EventStore, Receipt
 from shared.signing import Decision, NothingToSign, Signable, SignItem, require_meaning, signable_of
 
@@ -137,10 +139,15 @@ class Requirements:
             ),
         )
 
-    async def withdraw_dataset(self, *, context: CommandContext, system: str, name: str, version: str) -> Receipt:
+    async def withdraw_dataset(
+        self, *, context: CommandContext, system: str, name: str, version: str, effective_at: datetime | None = None
+    ) -> Receipt:
+        """Nothing should rest on the version, since `effective_at` if that is known to be earlier than now."""
         await self.access.require(system=system, actor=context.actor, roles=(Role.AUTHOR, Role.APPROVER))
+        require_not_future(effective_at, at=context.at)
+        withdraw = partial(dataset.withdraw, effective_at=effective_at)
         return await execute(
-            self.store, context, Change(dataset_stream(system, name, version), dataset.evolve, dataset.withdraw)
+            self.store, context, Change(dataset_stream(system, name, version), dataset.evolve, withdraw)
         )
 
     async def dataset(self, *, actor: Actor, system: str, name: str, version: str) -> tuple[Dataset, int]:

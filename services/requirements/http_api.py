@@ -2,6 +2,7 @@
 
 # No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Response
@@ -16,6 +17,7 @@ from shared.http_doors import (
     CommandBody,
     Doors,
     Key,
+    LateBody,
     Page,
     PageSize,
     PageToken,
@@ -80,7 +82,7 @@ class CriterionBody(Body):
     unit: ShortText
     dataset: Key
     dataset_version: Key
-    slice: Annotated[ShortText, Field(description="overall, or column=value")] = "overall"
+    slice: Annotated[ShortText, Field(description="overall, or column=value; no personal data")] = "overall"
     decision_rule: Literal["point", "confidence bound"]
     level: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     method: ShortText
@@ -137,6 +139,7 @@ class AiSystemAnswer(BaseModel):
 class DatasetAnswer(BaseModel):
     registered: dict[str, object]
     withdrawn: bool
+    withdrawn_from: datetime | None
 
 
 class RequirementAnswer(BaseModel):
@@ -260,11 +263,15 @@ def _add_dataset_routes(routes: APIRouter, doors: Doors, application: Requiremen
         system: System,
         name: Key,
         version: Key,
-        body: CommandBody,
+        body: LateBody,
     ) -> Response:
         return receipt_response(
             await application.withdraw_dataset(
-                context=because(context, body), system=system, name=name, version=version
+                context=because(context, body),
+                system=system,
+                name=name,
+                version=version,
+                effective_at=body.effective_at,
             )
         )
 

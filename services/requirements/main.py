@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.http_feed import feed_router
+from shared.http_log import log_router
 from shared.http_signing import signing_router
 from shared.runtime import Runtime, Service
 
@@ -29,5 +30,6 @@ async def build(runtime: Runtime) -> Service:
             router(doors=doors, application=application),
             signing_router(doors=doors, application=application),
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
+            log_router(doors=doors, access=foundation.access, log=foundation.log),
         ),
     )

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-
 from shared import access
+from shared.effects import Effects
 from shared.event import RecordedEvent, key_of
 
 from .published_events import SERVICE
@@ -21,20 +20,20 @@ class RequirementsProjection:
     sources: Sequence[str] = (SERVICE,)
     tables_sql = access.TABLES_SQL + (Path(__file__).parent / "schema.sql").read_text()
 
-    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+    async def apply(self, effects: Effects, event: RecordedEvent) -> None:
         """The effect of one event; names that are not listed have none."""
-        await access.apply(connection, event)
+        await access.apply(effects, event)
         effect = _EFFECTS.get(event.name)
         if effect is not None:
-            await effect(connection, event.system, key_of(event.stream), event.content()["data"])
+            await effect(effects, event.system, key_of(event.stream), event.data())
 
 
-async def _system_registered(connection: asyncpg.Connection, system: str, _key: str, data: Mapping[str, Any]) -> None:
-    await connection.execute("INSERT INTO ai_system VALUES ($1, $2)", system, data["name"])
+async def _system_registered(effects: Effects, system: str, _key: str, data: Mapping[str, Any]) -> None:
+    await effects.execute("INSERT INTO ai_system VALUES ($1, $2)", system, data["name"])
 
 
-async def _dataset_registered(connection: asyncpg.Connection, system: str, key: str, data: Mapping[str, Any]) -> None:
-    await connection.execute(
+async def _dataset_registered(effects: Effects, system: str, key: str, data: Mapping[str, Any]) -> None:
+    await effects.execute(
         "INSERT INTO dataset VALUES ($1, $2, $3, $4, $5, false)",
         system,
         data["name"],
@@ -44,8 +43,8 @@ async def _dataset_registered(connection: asyncpg.Connection, system: str, key: 
     )
 
 
-async def _dataset_withdrawn(connection: asyncpg.Connection, system: str, key: str, data: Mapping[str, Any]) -> None:
-    await connection.execute(
+async def _dataset_withdrawn(effects: Effects, system: str, key: str, data: Mapping[str, Any]) -> None:
+    await effects.execute(
         "UPDATE dataset SET withdrawn = true WHERE system = $1 AND name = $2 AND version = $3",
         system,
         data["name"],
@@ -53,8 +52,8 @@ async def _dataset_withdrawn(connection: asyncpg.Connection, system: str, key: s
     )
 
 
-async def _requirement_drafted(connection: asyncpg.Connection, system: str, key: str, data: Mapping[str, Any]) -> None:
-    await connection.execute(
+async def _requirement_drafted(effects: Effects, system: str, key: str, data: Mapping[str, Any]) -> None:
+    await effects.execute(
         "INSERT INTO requirement VALUES ($1, $2, $3, 'draft', $4)"
         " ON CONFLICT (system, key) DO UPDATE SET revision = EXCLUDED.revision, status = 'draft', title = EXCLUDED.title",
         system,
@@ -65,8 +64,8 @@ async def _requirement_drafted(connection: asyncpg.Connection, system: str, key:
 
 
 def _status(status: str) -> Any:
-    async def effect(connection: asyncpg.Connection, system: str, key: str, data: Mapping[str, Any]) -> None:
-        await connection.execute(
+    async def effect(effects: Effects, system: str, key: str, data: Mapping[str, Any]) -> None:
+        await effects.execute(
             "UPDATE requirement SET status = $4 WHERE system = $1 AND key = $2 AND revision = $3",
             system,
             key,

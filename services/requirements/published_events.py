@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.erasure import erasure_fact
 from shared.event import Fact
 from shared.log.facts import log_facts
 
@@ -9,4 +10,10 @@ from .domain import ai_system, dataset, requirement
 
 SERVICE = "requirements"
 
-FACTS: tuple[type[Fact], ...] = (*ai_system.FACTS, *dataset.FACTS, *requirement.FACTS, *log_facts(SERVICE))
+FACTS: tuple[type[Fact], ...] = (
+    *ai_system.FACTS,
+    *dataset.FACTS,
+    *requirement.FACTS,
+    *log_facts(SERVICE),
+    erasure_fact(SERVICE),
+)

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any, BinaryIO
 
 import msgspec
 
 from shared.access import Access, Role
 from shared.command import Change, CommandContext, execute
 from shared.directory import Names
-from shared.errors import FieldError, Invalid, NotFound
+from shared.errors import NotFound
 from shared.event import Actor, digest_of, stream_of
 from shared.event_store import EventStore, Receipt
 
 from .domain import evidence_pack, pack_stream
+from .domain.effective import said
 from .domain.evidence_pack import PackEvent
 from .domain.gaps import Gap, gaps
 from .domain.matrix import Row, rows
 from .domain.pack_stream import EvidencePackIssued
 from .domain.trace import Record, Trace, state_digest
+from .erasure import PersonErasure
 from .ledger import Entry, Ledger
-from .trace_book import TraceBook
+from .pack_deployment import DeploymentExport
+from .pack_export import PackExport
+from .pack_writer import temporary_file
+from .trace_book import Seen, TraceBook, When
 
 ISSUERS = (Role.OWNER, Role.AUTHOR, Role.REVIEWER, Role.APPROVER, Role.RELEASER, Role.AUDITOR)
-
-
-class BeyondTheLedger(Invalid):
-    """A position or a time that the ledger has not reached."""
 
 
 class PackNotFound(NotFound):
@@ -40,14 +43,34 @@ class RecordNotFound(NotFound):
 
 
 class StateAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The state as of a ledger position: records by kind with their status, and the digest of all of it."""
+    """The state as of a ledger position: records by kind with their status, and the digest of all of it.
+
+    `recorded_at` is the time of the last event that is known, `as_of` the moment at which all this was true.
+    """
 
     system: str
+    as_of: datetime | None
+    known_at: datetime | None
     ledger_position: int
     recorded_at: datetime | None
     service_positions: Mapping[str, int]
     state_digest: str
     records: Mapping[str, Mapping[str, str]]
+
+
+class TimelineLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One event. `effective_at` is since when it is true, or without `as_of` since when the event itself says so."""
+
+    ledger_position: int
+    service: str
+    position: int
+    recorded_at: datetime
+    effective_at: datetime | None
+    name: str
+    record: str
+    actor: Mapping[str, Any]
+    reason: str
+    causation: str | None
 
 
 class Review(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +91,9 @@ class Traceability:
     ledger: Ledger
     book: TraceBook
     names: Names
+    clock: Callable[[], datetime]
+    erasure: PersonErasure
+    packs: PackExport
 
     async def wait(self, after: Mapping[str, int]) -> None:
         """Holds a request until the ledger has everything up to `after`."""
@@ -78,25 +104,38 @@ class Traceability:
         await self.access.require_reader(system=system, actor=actor)
         return await self.ledger.read(systems=[system], after=after, limit=limit)
 
+    async def timeline(
+        self, *, actor: Actor, system: str, when: When, after: int, limit: int
+    ) -> tuple[list[TimelineLine], int, int]:
+        """The next `limit` known entries without those not true yet at `as_of`, their last position, and the last known one."""
+        await self.access.require_reader(system=system, actor=actor)
+        known, _ = await self.book.reach(when, now=self.clock())
+        entries = await self.ledger.read(systems=[system], after=after, to=known, limit=limit)
+        since = {} if when.as_of is None else await self.book.true_from(system, known)
+        lines = [_line(entry, since.get(entry.position)) for entry in entries]
+        shown = [line for line in lines if when.as_of is None or since[line.ledger_position] <= when.as_of]
+        return shown, lines[-1].ledger_position if lines else after, known
+
     async def matrix(
-        self, *, actor: Actor, system: str, after: str, limit: int, model_digest: str | None, position: int | None
-    ) -> list[Row]:
-        """Up to `limit` + 1 rows of the matrix above the requirement key, now or as of a ledger position."""
-        trace = await self._trace(actor, system, position)
-        return rows(trace, after=after, limit=limit + 1, model_digest=model_digest)
+        self, *, actor: Actor, system: str, after: str, limit: int, model_digest: str | None, when: When
+    ) -> tuple[list[Row], Seen]:
+        """Up to `limit` + 1 rows of the matrix above the requirement key."""
+        seen = await self.seen(actor=actor, system=system, when=when)
+        return rows(seen.trace, after=after, limit=limit + 1, model_digest=model_digest), seen
 
-    async def gaps(self, *, actor: Actor, system: str, position: int | None, at: datetime) -> list[Gap]:
-        """All gaps at the moment `at`; as of a past position it is that entry's time."""
-        trace = await self._trace(actor, system, position)
-        return gaps(trace, at=at if position is None or trace.recorded_at is None else trace.recorded_at)
+    async def gaps(self, *, actor: Actor, system: str, when: When) -> tuple[list[Gap], Seen]:
+        """All gaps; dates are compared with `as_of`, without it with the moment up to which everything is known."""
+        seen = await self.seen(actor=actor, system=system, when=when)
+        return gaps(seen.trace, at=seen.at), seen
 
-    async def state(self, *, actor: Actor, system: str, position: int | None, moment: datetime | None) -> StateAnswer:
-        """The state as of a ledger position or of what had been recorded by a moment; now without either."""
-        if moment is not None:
-            position = await self.ledger.position_at(moment)
-        trace = await self._trace(actor, system, position)
+    async def state(self, *, actor: Actor, system: str, when: When) -> StateAnswer:
+        """The state, with its digest."""
+        seen = await self.seen(actor=actor, system=system, when=when)
+        trace = seen.trace
         return StateAnswer(
             system=system,
+            as_of=seen.as_of,
+            known_at=seen.known_at,
             ledger_position=trace.position,
             recorded_at=trace.recorded_at,
             service_positions=dict(trace.services),
@@ -106,22 +145,42 @@ class Traceability:
             },
         )
 
-    async def record(self, *, actor: Actor, system: str, stream: str, position: int | None) -> Record:
+    async def record(self, *, actor: Actor, system: str, stream: str, when: When) -> Record:
         """One record with its status, fields, revisions and events."""
-        trace = await self._trace(actor, system, position)
-        found = trace.records.get(stream)
+        seen = await self.seen(actor=actor, system=system, when=when)
+        found = seen.trace.records.get(stream)
         if found is None:
             raise RecordNotFound(
                 f"The ledger holds no record {stream} of {system}.",
-                why="It has not happened up to this position.",
+                why="It had not happened, or was not known, at this moment.",
                 next_step="Check the name, or pass the position of its event as `after`.",
             )
         return found
 
-    async def pack(self, *, actor: Actor, system: str, release: str | None, position: int | None) -> bytes:
-        """The evidence pack as canonical JSON; the same position and directory give the same bytes."""
-        trace = await self._trace(actor, system, position)
-        return await self._pack(trace, release)
+    async def pack(self, *, actor: Actor, system: str, release: str | None, when: When) -> bytes:
+        """The evidence pack as canonical JSON; the same position, as_of and directory give the same bytes."""
+        seen = await self.seen(actor=actor, system=system, when=when)
+        return await self._pack(seen.trace, release, as_of=when.as_of)
+
+    async def archive(
+        self, *, actor: Actor, system: str, release: str | None, when: When, page: Callable[[bytes], str]
+    ) -> BinaryIO:
+        """The exported pack, from its first byte: the evidence pack, its page, and everything that proves it. NotYetSealed."""
+        seen = await self.seen(actor=actor, system=system, when=when)
+        position = seen.trace.position
+        content = await self._pack(seen.trace, release, as_of=when.as_of)
+        entries = await self.ledger.read(systems=[system], after=0, to=position)
+        pages = {"pack.json": content, "pack.html": page(content).encode()}
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(temporary_file())
+            await self.packs.write_system(file, system=system, position=position, entries=entries, pages=pages)
+            file.seek(0)
+            stack.pop_all()
+        return file
+
+    async def export(self, file: BinaryIO) -> dict[str, int]:
+        """The pack of the whole deployment, for whoever holds its database; returns the number of events by service."""
+        return await DeploymentExport(packs=self.packs).write(file)
 
     async def issue_evidence_pack(
         self, *, context: CommandContext, system: str, key: str, release: str | None, position: int | None
@@ -152,7 +211,8 @@ class Traceability:
             raise PackNotFound(
                 f"No pack was issued as {key}.", why="The key names none.", next_step="Issue it, or check the key."
             )
-        return await self.pack(actor=actor, system=system, release=issued.release, position=issued.ledger_position)
+        when = When(known=issued.ledger_position)
+        return await self.pack(actor=actor, system=system, release=issued.release, when=when)
 
     async def review_text(self, *, actor: Actor, system: str, findings: str, position: int | None) -> Review:
         """What an auditor would sign after looking at the trail up to a position."""
@@ -196,27 +256,41 @@ class Traceability:
             ),
         )
 
-    async def _trace(self, actor: Actor, system: str, position: int | None) -> Trace:
+    async def seen(self, *, actor: Actor, system: str, when: When) -> Seen:
+        """What a reader sees of the AI system from a moment on each time axis."""
         await self.access.require_reader(system=system, actor=actor)
-        if position is None:
-            return await self.book.live(system)
-        if position > await self.ledger.head():
-            raise BeyondTheLedger(
-                f"The ledger has not reached position {position}.",
-                why="The state can be told as of what was recorded.",
-                next_step="Name a position that the ledger has reached, or none for now.",
-                fields=(FieldError(field="ledger_position", rule="at most the head of the ledger"),),
-            )
-        return await self.book.as_of(system, position)
+        return await self.book.seen(system, when, now=self.clock())
 
-    async def _pack(self, trace: Trace, release: str | None) -> bytes:
-        events = _pack_events(await self.ledger.read(systems=[trace.system], after=0, to=trace.position))
+    async def _trace(self, actor: Actor, system: str, position: int | None) -> Trace:
+        return (await self.seen(actor=actor, system=system, when=When(known=position))).trace
+
+    async def _pack(self, trace: Trace, release: str | None, *, as_of: datetime | None = None) -> bytes:
+        position = trace.position
+        events = _pack_events(await self.ledger.read(systems=[trace.system], after=0, to=position))
         people = await self.names.people(evidence_pack.commitments(events))
         printed = {
             commitment: {name: value for name, value in asdict(person).items() if name != "name_commitment"}
             for commitment, person in people.items()
         }
-        return evidence_pack.pack_bytes(trace, events=events, people=printed, release=release)
+        if trace.position != position:  # the live trace went on meanwhile
+            trace = await self.book.as_of(trace.system, position)
+        return evidence_pack.pack_bytes(trace, events=events, people=printed, release=release, as_of=as_of)
+
+
+def _line(entry: Entry, since: datetime | None) -> TimelineLine:
+    content = entry.event.content()
+    return TimelineLine(
+        ledger_position=entry.position,
+        service=entry.event.service,
+        position=entry.event.position,
+        recorded_at=entry.event.recorded_at,
+        effective_at=since or said(name=entry.event.name, data=content["data"]),
+        name=entry.event.name,
+        record=entry.event.stream,
+        actor=content["actor"],
+        reason=content["reason"],
+        causation=content["causation"],
+    )
 
 
 def _pack_stream(system: str, key: str) -> str:

@@ -7,17 +7,20 @@ written again, and a hole in a service's positions stops its follower until the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import asyncpg
 import msgspec
 
 from shared.event import RecordedEvent
-from shared.feed import Feed
+from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, NotThereYet
+
+LOOK_AGAIN_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class Ledger:
     feed: Feed
     sources: tuple[str, ...]
     timeout_s: float
+    _held: dict[str, int] = field(default_factory=dict)
+    _moved: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def run(self) -> None:
         """Runs for ever: one follower a source."""
@@ -49,9 +54,9 @@ class Ledger:
     async def _follow(self, source: str) -> None:
         while True:
             try:
-                if await self.advance(source) == 0:
-                    positions = await self.positions()
-                    await self.feed.changed(service=source, after=positions.get(source, 0))
+                if await self.advance(source) < BATCH_EVENTS_MAX:
+                    await asyncio.sleep(PACE_SECONDS)
+                    await self.feed.changed(service=source, after=await self._held_of(source))
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.warning("the ledger cannot follow %s now: %s", source, error)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -70,7 +75,7 @@ class Ledger:
                 "SELECT coalesce(max(service_position), 0) FROM traceability.ledger WHERE service = $1", source
             )
             events = await self.feed.read(service=source, after=after, limit=BATCH_EVENTS_MAX)
-            whole = _without_holes(events, after)
+            whole = without_holes(events, after=after)
             if whole:
                 await connection.copy_records_to_table(
                     "ledger",
@@ -80,14 +85,21 @@ class Ledger:
                 )
                 await connection.execute("UPDATE traceability.ledger_head SET position = $1", head + len(whole))
                 await connection.execute("SELECT pg_notify('prooftrail_appended', $1)", f"ledger:{head + len(whole)}")
+        self._held[source] = after + len(whole)
+        if whole:
+            async with self._moved:
+                self._moved.notify_all()
         return len(whole)
+
+    async def _held_of(self, source: str) -> int:
+        """Up to where the ledger holds the source, as far as this process knows."""
+        if source not in self._held:
+            self._held[source] = (await self._last_of((source,)))[source]
+        return self._held[source]
 
     async def positions(self) -> dict[str, int]:
         """How far the ledger holds each service."""
-        rows = await self.pool.fetch(
-            "SELECT service, max(service_position) AS position FROM traceability.ledger GROUP BY service"
-        )
-        return {row["service"]: row["position"] for row in rows}
+        return {service: position for service, position in (await self._last_of(self.sources)).items() if position}
 
     async def head(self) -> int:
         """The last ledger position."""
@@ -95,15 +107,26 @@ class Ledger:
         return position
 
     async def position_at(self, moment: datetime) -> int:
-        """The last ledger position whose events were all recorded up to the moment."""
-        position: int | None = await self.pool.fetchval(
-            "SELECT position FROM traceability.ledger WHERE recorded_at <= $1 ORDER BY position DESC LIMIT 1", moment
+        """The last ledger position up to which every event was recorded by the moment."""
+        position: int = await self.pool.fetchval(
+            "SELECT coalesce((SELECT min(position) - 1 FROM traceability.ledger WHERE recorded_at > $1),"
+            " (SELECT position FROM traceability.ledger_head))",
+            moment,
         )
-        return position or 0
+        return position
+
+    async def recorded_at(self, position: int) -> datetime | None:
+        """When the event at the ledger position was recorded; None if there is none."""
+        moment: datetime | None = await self.pool.fetchval(
+            "SELECT recorded_at FROM traceability.ledger WHERE position = $1", position
+        )
+        return moment
 
     async def wait(self, after: Mapping[str, int]) -> None:
         """Returns once the ledger holds everything up to `after`; NotThereYet when that takes too long."""
-        wanted = {source: at for source, at in after.items() if source in self.sources}
+        wanted = {
+            source: at for source, at in after.items() if source in self.sources and self._held.get(source, 0) < at
+        }
         deadline = asyncio.get_running_loop().time() + self.timeout_s
         while wanted:
             held = await self._last_of(wanted)
@@ -115,9 +138,15 @@ class Ledger:
                     next_step="Send the same request again after the time in Retry-After.",
                 )
             if wanted:
-                await asyncio.sleep(0.01)
+                await self._wait_for_move()
 
-    async def _last_of(self, services: Mapping[str, int]) -> dict[str, int]:
+    async def _wait_for_move(self) -> None:
+        """Another replica may have written it, hence not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_AGAIN_SECONDS), self._moved:
+                await self._moved.wait()
+
+    async def _last_of(self, services: Collection[str]) -> dict[str, int]:
         rows = await self.pool.fetch(
             "SELECT s AS service, (SELECT max(service_position) FROM traceability.ledger l WHERE l.service = s) AS position"
             " FROM unnest($1::text[]) s",
@@ -139,16 +168,33 @@ class Ledger:
         )
         return [_entry(row) for row in rows]
 
+    async def read_streams(self, streams: Sequence[str], *, to: int) -> list[Entry]:
+        """Entries up to `to` of streams that belong to no AI system, in order."""
+        rows = await self.pool.fetch(
+            f"SELECT {_COLUMNS} FROM traceability.ledger WHERE system IS NULL AND stream = ANY($1) AND position <= $2"
+            " ORDER BY position",
+            list(streams),
+            to,
+        )
+        return [_entry(row) for row in rows]
 
-def _without_holes(events: Sequence[RecordedEvent], after: int) -> list[RecordedEvent]:
-    """The events up to the first missing position; a hole is told and waited for, never passed over."""
-    whole: list[RecordedEvent] = []
-    for event in events:
-        if event.position != after + len(whole) + 1:
-            _log.error("%s has a hole after position %d: waiting for the feed", event.service, after + len(whole))
-            break
-        whole.append(event)
-    return whole
+    async def leaf_hashes(self, service: str, size: int) -> bytes:
+        """The leaf hashes of the service's first `size` events, 32 bytes each, one after the other."""
+        found: bytes | None = await self.pool.fetchval(
+            "SELECT string_agg(leaf_hash, ''::bytea ORDER BY service_position) FROM traceability.ledger"
+            " WHERE service = $1 AND service_position <= $2",
+            service,
+            size,
+        )
+        return found or b""
+
+    async def reached(self, position: int) -> dict[str, int]:
+        """The last position of each service up to the ledger position, for those that have any."""
+        rows = await self.pool.fetch(
+            "SELECT service, max(service_position) AS last FROM traceability.ledger WHERE position <= $1 GROUP BY service",
+            position,
+        )
+        return {row["service"]: row["last"] for row in rows}
 
 
 def _row(position: int, event: RecordedEvent) -> tuple[object, ...]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
+from shared.artefacts import open_artefacts
 from shared.directory import Names
 from shared.http_feed import feed_router
-from shared.runtime import Runtime, Service
+from shared.http_log import log_router
+from shared.runtime import Foundation, Runtime, Service
 
 from .application import Traceability
-from .http_api import router
+from .erasure import PersonErasure
+from .http_api import erasure_router, router
+from .http_witness import witness_router
 from .ledger import Ledger
+from .pack_export import PackExport
 from .projections import TraceabilityProjection
 from .published_events import FACTS, SERVICE
 from .trace_book import TraceBook
+from .witnessing import KnownKeys, Witnessing
 
 MIGRATIONS: Path | None = Path(__file__).parent / "migrations"
 
@@ -25,12 +32,29 @@ async def build(runtime: Runtime) -> Service:
         pool=foundation.pool, feed=runtime.feed, sources=runtime.services, timeout_s=runtime.settings.after_timeout_s
     )
     book = TraceBook(ledger=ledger)
+    names = Names(pool=foundation.pool, services=runtime.services)
+    witnessing = _witnessing(runtime, foundation, ledger)
+    runtime.logs.own.append(witnessing)
     application = Traceability(
         store=foundation.store,
         access=foundation.access,
         ledger=ledger,
         book=book,
-        names=Names(pool=foundation.pool, services=runtime.services),
+        names=names,
+        clock=runtime.clock,
+        erasure=PersonErasure(
+            pool=foundation.pool,
+            store=foundation.store,
+            access=foundation.access,
+            projection=foundation.projection,
+            ledger=ledger,
+            names=names,
+            services=runtime.services,
+            clock=runtime.clock,
+            keeping=timedelta(days=runtime.settings.retention_days),
+            timeout_s=runtime.settings.after_timeout_s,
+        ),
+        packs=_packs(runtime, foundation, ledger, names, witnessing),
     )
     doors = runtime.doors(foundation, wait=application.wait)
     return Service(
@@ -39,8 +63,39 @@ async def build(runtime: Runtime) -> Service:
         application=application,
         routers=(
             router(doors=doors, application=application),
+            erasure_router(doors=doors, application=application),
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
+            log_router(doors=doors, access=foundation.access, log=foundation.log),
+            witness_router(witnessing),
         ),
         background=(ledger.run,),
         folds=(book,),
+    )
+
+
+def _witnessing(runtime: Runtime, foundation: Foundation, ledger: Ledger) -> Witnessing:
+    keys = KnownKeys(given=runtime.logs.keys)
+    return Witnessing(
+        pool=foundation.pool,
+        ledger=ledger,
+        deployment=runtime.logs.deployment,
+        keys=keys,
+        witness=runtime.logs.open_witness(keys),
+    )
+
+
+def _packs(
+    runtime: Runtime, foundation: Foundation, ledger: Ledger, names: Names, witnessing: Witnessing
+) -> PackExport:
+    return PackExport(
+        pool=foundation.pool,
+        ledger=ledger,
+        names=names,
+        artefacts=open_artefacts(runtime.settings),
+        signer=witnessing.witness,
+        log_keys=witnessing.keys,
+        witnesses=tuple(witness.vkey for witness in runtime.logs.outside),
+        services=runtime.services,
+        deployment=runtime.logs.deployment,
+        timeout_s=runtime.settings.after_timeout_s,
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import asyncpg
-
 from shared import access
+from shared.effects import Effects
 from shared.event import RecordedEvent
 
 from .published_events import SERVICE
@@ -19,6 +18,6 @@ class TraceabilityProjection:
     sources: Sequence[str] = (access.SOURCE,)
     tables_sql = access.TABLES_SQL
 
-    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+    async def apply(self, effects: Effects, event: RecordedEvent) -> None:
         """The effect of one event on the roles."""
-        await access.apply(connection, event)
+        await access.apply(effects, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.erasure import erasure_fact
 from shared.event import Fact
 from shared.log.facts import log_facts
 
@@ -9,4 +10,4 @@ from .domain import pack_stream
 
 SERVICE = "traceability"
 
-FACTS: tuple[type[Fact], ...] = (*pack_stream.FACTS, *log_facts(SERVICE))
+FACTS: tuple[type[Fact], ...] = (*pack_stream.FACTS, *log_facts(SERVICE), erasure_fact(SERVICE))

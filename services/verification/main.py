@@ -7,6 +7,7 @@ from pathlib import Path
 
 from shared.artefacts import open_artefacts
 from shared.http_feed import feed_router
+from shared.http_log import log_router
 from shared.http_signing import signing_router
 from shared.reaction import Reactions
 from shared.runtime import Runtime, Service
@@ -59,6 +60,7 @@ async def build(runtime: Runtime) -> Service:
             router(doors=doors, test_cases=test_cases, runs=runs, verifications=verifications),
             signing_router(doors=doors, application=signing),
             feed_router(doors=doors, access=access, store=store),
+            log_router(doors=doors, access=access, log=foundation.log),
         ),
         background=(reactions.run,),
     )

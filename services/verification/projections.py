@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import msgspec
 
 from shared import access
+from shared.effects import Effects
 from shared.event import RecordedEvent, key_of
 
 from .consumed_events import (
@@ -23,7 +22,7 @@ from .consumed_events import (
 )
 from .published_events import SERVICE
 
-Effect = Callable[[asyncpg.Connection, RecordedEvent, Mapping[str, Any]], Awaitable[None]]
+Effect = Callable[[Effects, RecordedEvent], Awaitable[None]]
 
 
 class VerificationProjection:
@@ -33,24 +32,24 @@ class VerificationProjection:
     sources: Sequence[str] = ("requirements", "releases", SERVICE)
     tables_sql = access.TABLES_SQL + (Path(__file__).parent / "schema.sql").read_text()
 
-    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+    async def apply(self, effects: Effects, event: RecordedEvent) -> None:
         """The effect of one event; names that are not listed have none."""
-        await access.apply(connection, event)
+        await access.apply(effects, event)
         effect = _EFFECTS.get(event.name)
         if effect is not None:
-            await effect(connection, event, event.content()["data"])
+            await effect(effects, event)
 
 
-async def _dataset_registered(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, DatasetRegistered)
-    await connection.execute(
+async def _dataset_registered(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), DatasetRegistered)
+    await effects.execute(
         "INSERT INTO dataset VALUES ($1, $2, $3, $4, false)", event.system, read.name, read.version, read.digest
     )
 
 
-async def _dataset_withdrawn(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, DatasetWithdrawn)
-    await connection.execute(
+async def _dataset_withdrawn(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), DatasetWithdrawn)
+    await effects.execute(
         "UPDATE dataset SET withdrawn = true WHERE system = $1 AND name = $2 AND version = $3",
         event.system,
         read.name,
@@ -58,9 +57,9 @@ async def _dataset_withdrawn(connection: asyncpg.Connection, event: RecordedEven
     )
 
 
-async def _requirement_approved(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, RequirementApproved)
-    await connection.execute(
+async def _requirement_approved(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), RequirementApproved)
+    await effects.execute(
         "INSERT INTO requirement_revision VALUES ($1, $2, $3, $4, $5, $6, $7, true)",
         event.system,
         read.key,
@@ -72,20 +71,18 @@ async def _requirement_approved(connection: asyncpg.Connection, event: RecordedE
     )
 
 
-async def _requirement_superseded(
-    connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]
-) -> None:
-    read = msgspec.convert(data, RequirementSuperseded)
-    await _no_longer_in_force(connection, event.system, read.key, read.revision)
+async def _requirement_superseded(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), RequirementSuperseded)
+    await _no_longer_in_force(effects, event.system, read.key, read.revision)
 
 
-async def _requirement_retired(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, RequirementRetired)
-    await _no_longer_in_force(connection, event.system, read.key, read.revision)
+async def _requirement_retired(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), RequirementRetired)
+    await _no_longer_in_force(effects, event.system, read.key, read.revision)
 
 
-async def _no_longer_in_force(connection: asyncpg.Connection, system: str | None, key: str, revision: int) -> None:
-    await connection.execute(
+async def _no_longer_in_force(effects: Effects, system: str | None, key: str, revision: int) -> None:
+    await effects.execute(
         "UPDATE requirement_revision SET in_force = false WHERE system = $1 AND key = $2 AND revision = $3",
         system,
         key,
@@ -93,9 +90,9 @@ async def _no_longer_in_force(connection: asyncpg.Connection, system: str | None
     )
 
 
-async def _model_registered(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, ModelVersionRegistered)
-    await connection.execute(
+async def _model_registered(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), ModelVersionRegistered)
+    await effects.execute(
         "INSERT INTO model_version VALUES ($1, $2, $3, $4, $5, $6, $7, false)",
         event.system,
         read.model,
@@ -107,9 +104,9 @@ async def _model_registered(connection: asyncpg.Connection, event: RecordedEvent
     )
 
 
-async def _model_withdrawn(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    read = msgspec.convert(data, ModelVersionWithdrawn)
-    await connection.execute(
+async def _model_withdrawn(effects: Effects, event: RecordedEvent) -> None:
+    read = msgspec.convert(event.data(), ModelVersionWithdrawn)
+    await effects.execute(
         "UPDATE model_version SET withdrawn = true WHERE system = $1 AND model = $2 AND version = $3",
         event.system,
         read.model,
@@ -117,8 +114,9 @@ async def _model_withdrawn(connection: asyncpg.Connection, event: RecordedEvent,
     )
 
 
-async def _test_case_defined(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    await connection.execute(
+async def _test_case_defined(effects: Effects, event: RecordedEvent) -> None:
+    data = event.data()
+    await effects.execute(
         "INSERT INTO test_case VALUES ($1, $2, $3, $4, $5, 'draft') ON CONFLICT (system, key) DO UPDATE"
         " SET revision = EXCLUDED.revision, title = EXCLUDED.title, author = EXCLUDED.author, status = 'draft'",
         event.system,
@@ -129,18 +127,17 @@ async def _test_case_defined(connection: asyncpg.Connection, event: RecordedEven
     )
 
 
-async def _run_opened(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    await _insert_run(connection, event, data, "opened")
+async def _run_opened(effects: Effects, event: RecordedEvent) -> None:
+    await _insert_run(effects, event, "opened")
 
 
-async def _run_recorded(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    await _insert_run(connection, event, data, "recorded")
+async def _run_recorded(effects: Effects, event: RecordedEvent) -> None:
+    await _insert_run(effects, event, "recorded")
 
 
-async def _insert_run(
-    connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any], status: str
-) -> None:
-    await connection.execute(
+async def _insert_run(effects: Effects, event: RecordedEvent, status: str) -> None:
+    data = event.data()
+    await effects.execute(
         "INSERT INTO evaluation_run VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         " ON CONFLICT (system, key) DO UPDATE SET status = EXCLUDED.status",
         event.system,
@@ -155,8 +152,9 @@ async def _insert_run(
     )
 
 
-async def _verification_recorded(connection: asyncpg.Connection, event: RecordedEvent, data: Mapping[str, Any]) -> None:
-    await connection.execute(
+async def _verification_recorded(effects: Effects, event: RecordedEvent) -> None:
+    data = event.data()
+    await effects.execute(
         "INSERT INTO verification VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'recorded')",
         event.system,
         data["key"],
@@ -173,8 +171,8 @@ async def _verification_recorded(connection: asyncpg.Connection, event: Recorded
 
 
 def _status(table: str, status: str) -> Effect:
-    async def effect(connection: asyncpg.Connection, event: RecordedEvent, _data: Mapping[str, Any]) -> None:
-        await connection.execute(
+    async def effect(effects: Effects, event: RecordedEvent) -> None:
+        await effects.execute(
             f"UPDATE {table} SET status = $3 WHERE system = $1 AND key = $2", event.system, key_of(event.stream), status
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.erasure import erasure_fact
 from shared.event import Fact
 from shared.log.facts import log_facts
 
@@ -9,4 +10,10 @@ from .domain import evaluation_run, test_case, verification
 
 SERVICE = "verification"
 
-FACTS: tuple[type[Fact], ...] = (*test_case.FACTS, *evaluation_run.FACTS, *verification.FACTS, *log_facts(SERVICE))
+FACTS: tuple[type[Fact], ...] = (
+    *test_case.FACTS,
+    *evaluation_run.FACTS,
+    *verification.FACTS,
+    *log_facts(SERVICE),
+    erasure_fact(SERVICE),
+)

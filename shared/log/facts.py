@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ class Recovery(Fact, frozen=True, kw_only=True):
     signature: str
 
 
+@cache
 def log_facts(service: str) -> tuple[type[Fact], ...]:
     """The two facts under the stored names of one service."""
     return (

@@ -13,6 +13,7 @@ import pytest
 
 from services.releases.application.gate_copies import KEPT_MAX, GateCopies, Subject
 from services.releases.projections import ReleasesProjection
+from shared.effects import Effects
 from shared.event import RecordedEvent, leaf_hash_of
 from shared.feed import StoreFeed
 from shared.projection import ProjectionRunner
@@ -65,7 +66,9 @@ class Neighbours:
             name=name, system="flights", recorded_at=datetime.now(UTC), leaf_hash=leaf_hash_of(raw), raw=raw,
         )  # fmt: skip
         async with self._connection.transaction():
-            await ReleasesProjection().apply(self._connection, event)
+            effects = Effects(self._connection)
+            await ReleasesProjection().apply(effects, event)
+            await effects.settle()
             await self._connection.execute(
                 "UPDATE position SET position = $2 WHERE source = $1", service, event.position
             )

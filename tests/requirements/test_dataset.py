@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from typing import Any
 
@@ -17,6 +18,7 @@ from services.requirements.domain.dataset import (
     DatasetMissing,
     DatasetRegistered,
     DatasetWithdrawn,
+    WithdrawnBefore,
 )
 from shared.errors import ProoftrailError
 from shared.event import Fact
@@ -35,6 +37,8 @@ REGISTERED = DatasetRegistered(
     personal_data=False,
 )
 WITHDRAWN = DatasetWithdrawn(name="flights", version="march", digest="a" * 64)
+FEBRUARY = datetime(2026, 2, 1, tzinfo=UTC)
+WITHDRAWN_LATE = msgspec.structs.replace(WITHDRAWN, effective_at=FEBRUARY)
 
 Verb = Callable[[Dataset | None], Sequence[Fact]]
 
@@ -49,6 +53,10 @@ def register(**changes: Any) -> Verb:
     return lambda state: dataset.register(state, registered=registered)
 
 
+def withdraw_from(moment: datetime) -> Verb:
+    return lambda state: dataset.withdraw(state, effective_at=moment)
+
+
 TABLE: list[tuple[Sequence[Fact], Verb, Any]] = [
     ((), register(), (REGISTERED,)),
     ((), dataset.withdraw, DatasetMissing),
@@ -56,6 +64,11 @@ TABLE: list[tuple[Sequence[Fact], Verb, Any]] = [
     ((REGISTERED,), dataset.withdraw, (WITHDRAWN,)),
     ((REGISTERED, WITHDRAWN), dataset.withdraw, ()),
     ((REGISTERED, WITHDRAWN), register(), ()),
+    ((REGISTERED,), withdraw_from(FEBRUARY), (WITHDRAWN_LATE,)),
+    ((REGISTERED, WITHDRAWN_LATE), withdraw_from(FEBRUARY), ()),
+    ((REGISTERED, WITHDRAWN_LATE), dataset.withdraw, ()),
+    ((REGISTERED, WITHDRAWN_LATE), withdraw_from(FEBRUARY + timedelta(days=1)), WithdrawnBefore),
+    ((REGISTERED, WITHDRAWN), withdraw_from(FEBRUARY), WithdrawnBefore),
     ((REGISTERED, WITHDRAWN), register(digest="b" * 64), DatasetExists),
 ]
 

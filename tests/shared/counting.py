@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import asyncpg
 
+from shared.effects import Effects
 from shared.event import Actor, Event, EventMapper, Fact, RecordedEvent, key_of
 from shared.event_store import IdempotencyKey, PostgresEventStore, Receipt
 
@@ -68,6 +69,10 @@ class Counter:
         """One Counted event a number, all in one append."""
         return await self.tell(*(Counted(number=number) for number in numbers), key=key, idempotency=idempotency)
 
+    async def tell_long(self, length: int) -> Receipt:
+        """One event with at least so many bytes."""
+        return await self.tell(Poisoned(how="x" * length))
+
     async def tell(self, *facts: Fact, key: str = "a", idempotency: IdempotencyKey | None = None) -> Receipt:
         """These facts in one append."""
         stream = f"counter:s/{key}"
@@ -94,14 +99,14 @@ class Tally:
     stop_at: int | None = None
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
-        await connection.execute("INSERT INTO applied VALUES ($1, $2)", event.service, event.position)
+    async def apply(self, effects: Effects, event: RecordedEvent) -> None:
+        await effects.execute("INSERT INTO applied VALUES ($1, $2)", event.service, event.position)
         data = event.content()["data"]
         if event.name == Poisoned.TOPIC:
-            await poison(connection, data["how"])
+            await poison(effects, data["how"])
         if event.name != Counted.TOPIC:
             return
-        await connection.execute(
+        await effects.execute(
             "INSERT INTO tally AS t VALUES ($1, $2, $3) ON CONFLICT (source, key) DO UPDATE SET total = t.total + EXCLUDED.total",
             event.service,
             key_of(event.stream),
@@ -112,7 +117,7 @@ class Tally:
             await asyncio.Event().wait()
 
 
-async def poison(connection: asyncpg.Connection, how: str) -> None:
+async def poison(effects: Effects, how: str) -> None:
     """Raises what events make readers raise: errors of Python, and those of the database."""
     if how == "value":
         int(how)
@@ -129,11 +134,11 @@ async def poison(connection: asyncpg.Connection, how: str) -> None:
     if how == "assertion":
         raise AssertionError(how)
     if how == "argument":
-        await connection.execute("INSERT INTO tally VALUES ('x', 'y', $1)", 10**30)
+        await effects.execute("INSERT INTO tally VALUES ('x', 'y', $1)", 10**30)
     if how == "data":
-        await connection.execute("INSERT INTO tally VALUES ('x', $1, 1)", "\x00")
+        await effects.execute("INSERT INTO tally VALUES ('x', $1, 1)", "\x00")
     if how == "integrity":
-        await connection.execute("INSERT INTO single VALUES (1)")
+        await effects.execute("INSERT INTO single VALUES (1)")
 
 
 POISONS = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -24,6 +23,7 @@ from shared.token_errors import (
     SignInTooOld,
     UnknownKey,
 )
+from tests.npm_packages import skip_loudly
 from tests.shared.identity_provider import CannotRun, IdentityProvider, installed, running, service_token, sign_in
 from tests.shared.token_forge import Clock, MonotonicClock, bearer, segment
 
@@ -37,14 +37,7 @@ def provider(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     try:
         modules = installed()
     except CannotRun as reason:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"identity provider: {reason}", pytrace=False)
-        terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-        capture = request.config.pluginmanager.get_plugin("capturemanager")
-        if terminal is not None and capture is not None:
-            with capture.global_and_fixture_disabled():
-                terminal.write_line(f"\nNOT TESTED against a real identity provider: {reason}", red=True, bold=True)
-        pytest.skip(str(reason))
+        skip_loudly(request, what="against a real identity provider", reason=reason)
     with running(modules, tmp_path_factory.mktemp("identity-provider") / "log") as started:
         yield started
 

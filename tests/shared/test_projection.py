@@ -10,6 +10,8 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from shared import projection as projection_module
+from shared.effects import Effects
 from shared.event import RecordedEvent
 from shared.projection import NotThereYet, ProjectionRunner
 from tests.shared.conftest import Stores
@@ -127,8 +129,9 @@ async def test_two_runners_side_by_side_apply_each_event_once(stores: Stores) ->
     assert await totals(stores) == dict.fromkeys(((source, "a") for source in SOURCES), 2 * sum(range(60)))
 
 
-async def test_a_rebuild_gives_the_same_state(stores: Stores) -> None:
+async def test_a_rebuild_gives_the_same_state(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """And tells how far it is; the dead letters stay as they were."""
+    monkeypatch.setattr(projection_module, "BATCH_EVENTS_MAX", 500)
     for service in SOURCES:
         counter = stores.counter_of(service)
         await counter.count(*range(700))
@@ -146,9 +149,9 @@ async def test_a_rebuild_takes_up_what_it_can_read_now(stores: Stores) -> None:
     """A reader that was mended leaves no dead letter behind, so that nobody denies because of one."""
 
     class Mended(Tally):
-        async def apply(self, connection: asyncpg.Connection, event: RecordedEvent) -> None:
+        async def apply(self, effects: Effects, event: RecordedEvent) -> None:
             if event.name != Poisoned.TOPIC:
-                await super().apply(connection, event)
+                await super().apply(effects, event)
 
     await stores.counter.tell(Poisoned(how="value"), Counted(number=1))
     async with runner_of(stores) as runner:
@@ -170,6 +173,40 @@ async def test_the_digest_tells_states_apart(stores: Stores) -> None:
             digests.add(await runner.state_digest())
         await stores.pool.execute(f"UPDATE {READER}_projection.tally SET total = total + 1")
         assert len(digests | {await runner.state_digest()}) == 3
+
+
+async def test_at_every_position_a_replay_gives_the_live_state(stores: Stores) -> None:
+    """Wherever the two sources stand, poison included; the tables at work and the dead letters stay as they are."""
+    states = []
+    async with runner_of(stores) as runner:
+        for number in range(15):
+            for service in SOURCES:
+                counter = stores.counter_of(service)
+                await counter.count(*range(number % 4), number, key=f"{number}")
+                if number % 5 == 0:
+                    await counter.tell(Poisoned(how=POISONS[number % len(POISONS)]), key=f"poisoned {number}")
+                await runner.catch_up()
+                states.append(await runner.state())
+        letters = await stores.dead_letters()
+        for state in states:
+            assert await runner.replayed(state.positions) == state
+        assert await runner.state() == states[-1]
+    assert len({state.digest for state in states}) == len(states)
+    assert (await stores.dead_letters(), len(letters)) == (letters, 6)
+
+
+async def test_a_row_that_somebody_changed_is_noticed(stores: Stores) -> None:
+    """The events say something else, whatever follows."""
+    async with runner_of(stores) as runner:
+        await stores.counter.count(1, 2)
+        await runner.catch_up()
+        await stores.pool.execute(f"UPDATE {READER}_projection.tally SET total = total + 1")
+        await stores.counter_of("releases").count(3)
+        await runner.catch_up()
+        state = await runner.state()
+        assert await runner.replayed(state.positions) != state
+        await runner.rebuild()
+        assert await runner.replayed(state.positions) == await runner.state()
 
 
 async def test_a_rebuild_beside_a_follower_loses_and_doubles_nothing(stores: Stores) -> None:

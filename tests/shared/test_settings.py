@@ -108,3 +108,31 @@ def test_what_is_printed_holds_no_secret(url: str, printed: str) -> None:
     assert shown["database_url"] == printed
     assert not any("secr" in value for value in shown.values())
     assert set(shown) >= {"host", "port", "data", "issuer", "audience", "sign_in_max_age_s"}
+
+
+@pytest.mark.parametrize("address", ["s3://evidence", "s3://evidence.example/team-1/proof"])
+def test_evidence_files_may_go_into_a_bucket(address: str) -> None:
+    """With the usual variables of AWS; without any they stay in the data folder."""
+    settings = read_settings({"PROOFTRAIL_ARTEFACTS": address, "AWS_ENDPOINT_URL": "https://s3.example"})
+    assert (settings.artefacts, settings.artefacts_plain_http) == (address, False)
+    assert read_settings({"AWS_ENDPOINT_URL": "http://s3.example"}).artefacts is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["evidence", "https://evidence", "s3://", "s3://UPPER", "s3://evidence/../other", "s3://evidence/", "s3://a"],
+)
+def test_an_address_that_is_no_bucket_is_refused(address: str) -> None:
+    """The variable is named."""
+    with pytest.raises(InvalidSetting, match="PROOFTRAIL_ARTEFACTS"):
+        read_settings({"PROOFTRAIL_ARTEFACTS": address})
+
+
+def test_evidence_does_not_travel_in_the_clear_unless_that_is_meant() -> None:
+    """Plain HTTP to another machine needs a word of its own; on loopback it does not."""
+    bucket = {"PROOFTRAIL_ARTEFACTS": "s3://evidence"}
+    clear = {**bucket, "AWS_ENDPOINT_URL": "http://s3.example:9000"}
+    with pytest.raises(InvalidSetting, match="without TLS"):
+        read_settings(clear)
+    assert read_settings({**clear, "AWS_ALLOW_HTTP": "true"}).artefacts_plain_http
+    assert read_settings({**bucket, "AWS_ENDPOINT_URL": "http://127.0.0.1:9000"}).artefacts_plain_http

@@ -262,6 +262,7 @@ async def test_bad_input_names_field_and_rule_and_changes_nothing(team: Team) ->
         (team.run(**stored, claimed_ended_at=tomorrow), "time-in-the-future"),
         (team.run(**{**stored, "predictions": "0" * 64}), "artefact-missing"),
         (team.run(), "no-predictions"),
+        (team.run(**{**stored, "artefacts": []}), "no-predictions"),
         (team.run(**broken), "unreadable-predictions"),
         (team.run(**unsliced), "unreadable-predictions"),
         (team.run(grade="claimed", measurements=[{"metric": "recal", "value": 0.9, "n": 5}]), "unknown-metric"),

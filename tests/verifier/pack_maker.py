@@ -12,12 +12,14 @@ import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 LOG, WITNESS = 1, 4
 SYSTEM = "flight-delay"
+BEGAN = datetime(2026, 1, 1)  # noqa: DTZ001 -- written with a Z
 
 
 def leaf_hash(event: bytes) -> bytes:
@@ -106,6 +108,8 @@ class Service:
     heads: dict[str | None, tuple[int, str | None]] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
+    sealed: str | None = None
+    places: list[int] | None = None
 
     @property
     def leaves(self) -> list[bytes]:
@@ -125,7 +129,7 @@ class Service:
         event = {
             "service": self.name,
             "position": position,
-            "recorded_at": f"2026-01-01T00:00:{position % 3600 // 60:02d}.{position % 60:06d}Z",
+            "recorded_at": (BEGAN + timedelta(milliseconds=position)).isoformat(timespec="microseconds") + "Z",
             "system": system,
             "system_sequence": sequence + 1 if system else None,
             "system_previous": previous if system else None,
@@ -141,7 +145,7 @@ class Service:
             "data": data,
             **(stamps or {}),
         }
-        raw = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+        raw = written(event)
         self.events.append(raw)
         self.systems.append(system)
         self.versions[stream] = event["version"]
@@ -154,6 +158,19 @@ class Service:
         text = f"{self.origin}\n{len(covered)}\n{base64.b64encode(tree_hash(covered)).decode()}\n"
         return (key or self.keys[-1]).note(text) + "".join(witness.cosignature(text) for witness in witnesses)
 
+    def restamp(self, number: int, **changes: Any) -> None:
+        """Rewrites the event of this number (from 0) as somebody would who knows the format."""
+        self.events[number] = written({**json.loads(self.events[number]), **changes})
+
+    def rechain(self) -> None:
+        """Makes positions, sequences and hashes of the events before fit again, as only the thorough would."""
+        heads: dict[str | None, tuple[int, str | None]] = {}
+        for number, system in enumerate(self.systems):
+            sequence, previous = heads.get(system, (0, None))
+            if system is not None:
+                self.restamp(number, position=number + 1, system_sequence=sequence + 1, system_previous=previous)
+            heads[system] = (sequence + 1, leaf_hash(self.events[number]).hex())
+
     def rotate(self, new: Signer) -> None:
         """Introduces a new key, signed by the old one."""
         self.rotations.append(self.keys[-1].note(f"prooftrail key rotation\n{self.origin}\n{new.vkey()}\n"))
@@ -164,6 +181,11 @@ class Service:
         event = json.loads(self.events[position - 1])
         line = f"{position} {self.leaves[position - 1].hex()} {event['recorded_at']}"
         return self.keys[-1].note(f"prooftrail promise\n{self.origin}\n{line}\n")
+
+
+def written(event: Mapping[str, Any]) -> bytes:
+    """The bytes of an event."""
+    return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True)
@@ -178,9 +200,7 @@ class Person:
         return hashlib.sha256(self.subject.encode()).hexdigest()[:32]
 
     @property
-    def commitment(self) -> str | None:
-        if self.name is None:
-            return None
+    def commitment(self) -> str:
         return hashlib.sha256(f"{self.salt}\0{self.name}".encode()).hexdigest()
 
     @property
@@ -191,7 +211,7 @@ class Person:
             "issuer": "urn:prooftrail:embedded-issuer",
             "auth_time": "2026-01-01T00:00:00Z" if self.name else None,
             "on_behalf_of": None,
-            "name_commitment": self.commitment,
+            "name_commitment": self.commitment if self.name else None,
         }
 
 
@@ -233,22 +253,27 @@ class Deployment:
         """The proof member of one service: changes replace its fields."""
         shown = [at for at, of in enumerate(service.systems) if system == "*" or of in (system, None)]
         leaves = service.leaves
-        whole = shown == list(range(len(leaves)))
+        places = service.places or list(range(1, len(leaves) + 1))
+        whole = len(shown) == places[-1] if places else True
         return {
             "origin": service.origin,
-            "size": len(leaves),
-            "checkpoint": service.checkpoint(witnesses=[self.witness, self.outside]),
+            "checkpoint": service.sealed or service.checkpoint(witnesses=[self.witness, self.outside]),
             "keys": [
                 {"vkey": key.vkey(), "rotation": rotation}
                 for key, rotation in zip(service.keys, [None, *service.rotations], strict=True)
             ],
             "witnesses": [self.witness.vkey(WITNESS)],
-            "positions": {"first": 1, "last": len(leaves)} if whole else [at + 1 for at in shown],
+            "positions": {"first": 1, "last": len(leaves)} if whole else [places[at] for at in shown],
             "leaves": base64.b64encode(b"".join(leaves[at] for at in shown)).decode(),
             "nodes": [base64.b64encode(node).decode() for node in bare_nodes(leaves, set(shown))],
             "checkpoints": service.kept if system == "*" else [],
             **changes,
         }
+
+    def seal(self) -> None:
+        """From here on packs carry the checkpoints of now, whatever happens to the events."""
+        for service in self.services.values():
+            service.sealed = service.checkpoint(witnesses=[self.witness, self.outside])
 
     def members(self, system: str) -> dict[str, bytes]:
         """The files of a pack without the manifest."""
@@ -266,7 +291,7 @@ class Deployment:
             files[f"proof/{service.name}.json"] = json.dumps(self.proof(service, system)).encode()
         text = b"".join(content for name, content in files.items() if name.startswith("events/")).decode()
         files |= {f"artefacts/{digest}": content for digest, content in sorted(self.files.items()) if digest in text}
-        named = [person for person in self.people if person.commitment and person.commitment in text]
+        named = [person for person in self.people if person.commitment in text]
         files["people.json"] = json.dumps(
             {
                 person.commitment: {"subject": person.subject, "salt": person.salt, "name": person.name}
@@ -289,7 +314,9 @@ class Deployment:
         for service in self.services.values():
             own = [leaf_hash(raw).hex() for raw, of in zip(service.events, service.systems, strict=True)
                    if system in ("*", of)]  # fmt: skip
-            lines.append(f"{service.name} {len(service.events)} {len(own)} {own[-1] if own else '-'}")
+            size = int(service.sealed.split("\n")[1]) if service.sealed else len(service.events)
+            count = size if system == "*" else len(own)
+            lines.append(f"{service.name} {size} {count} {own[-1] if own else '-'}")
         lines += [f"{hashlib.sha256(content).hexdigest()} {len(content)} {name}" for name, content in files.items()]
         return (key or self.witness).note("\n".join(lines) + "\n").encode()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -117,3 +118,15 @@ def test_what_is_not_a_pack_and_what_is_not_a_command(
     ended = run(tmp_path, *arguments)
     assert ended.returncode == code
     assert "Traceback" not in ended.stderr
+
+
+def test_the_command_of_a_checkout_runs_the_same_file(tmp_path: Path, deployment: Deployment) -> None:
+    """`prooftrail verify` says what the file says, with the same exit codes."""
+    checkout = FILE.parent.parent
+    for arguments in (("--keys", "keys.txt"), (), ("--keys", "keys.txt", "--json")):
+        ended = subprocess.run(
+            [sys.executable, "-m", "services.command", "verify", "pack.zip", *arguments],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(checkout)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        alone = run(tmp_path, "pack.zip", *arguments)
+        assert (ended.returncode, ended.stdout) == (alone.returncode, alone.stdout)

@@ -46,7 +46,8 @@ class Desk:
 
     async def read_all_of(self, service: str) -> None:
         """Waits until the copy has what the service had recorded when this was called: for a fact that may be on its way."""
-        head = await self.feed.head(service=service)
+        # What can be read here may be less than what the service says it has.
+        head = max(await self.feed.head(service=service), (await self.feed.pulse(service=service)).head)
         await self.projection.wait({service: head}, timeout_s=self.wait_s)
 
 

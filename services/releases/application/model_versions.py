@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 
 from shared.access import Role
 from shared.command import Change, CommandContext, execute, load_state
 from shared.errors import FieldError, NotFound
-from shared.event import Actor
+from shared.event import Actor, require_not_future
 from shared.event_store import Receipt
 
 from ..domain import model_version
@@ -79,12 +81,14 @@ class ModelVersions:
         )
 
     async def withdraw_model_version(
-        self, *, context: CommandContext, system: str, model: str, version: str
+        self, *, context: CommandContext, system: str, model: str, version: str, effective_at: datetime | None = None
     ) -> Receipt:
         """An author or approver takes a version out of use; releases of it stay as they are, as a gap."""
         await self.desk.access.require(system=system, actor=context.actor, roles=(Role.AUTHOR, Role.APPROVER))
+        require_not_future(effective_at, at=context.at)
         stream = model_version_stream(system, model, version)
-        return await execute(self.desk.store, context, Change(stream, model_version.evolve, model_version.withdraw))
+        withdraw = partial(model_version.withdraw, effective_at=effective_at)
+        return await execute(self.desk.store, context, Change(stream, model_version.evolve, withdraw))
 
     async def model_version(self, *, actor: Actor, system: str, model: str, version: str) -> tuple[ModelVersion, int]:
         """The model version, and the version of its stream."""

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 from shared.access import Role
 from shared.advisory_lock import advisory_lock
 from shared.command import Change, CommandContext, execute, load_state
-from shared.event import Actor, Fact
+from shared.event import Actor, Fact, require_not_future
 from shared.event_store import Receipt
 
 from ..domain import change_request, model_version, release, release_decisions, sign_off
@@ -75,7 +76,14 @@ class ReleaseControl:
         return await self._execute(context, system, key, partial(release_decisions.open_candidate, opened=opened))
 
     async def adopt_release(
-        self, *, context: CommandContext, system: str, model: str, version: str, environment: str
+        self,
+        *,
+        context: CommandContext,
+        system: str,
+        model: str,
+        version: str,
+        environment: str,
+        effective_at: datetime | None = None,
     ) -> Receipt:
         """The owner or a releaser tells what already runs; once per AI system and environment."""
         await self.desk.access.require(system=system, actor=context.actor, roles=(Role.OWNER, Role.RELEASER))
@@ -90,7 +98,9 @@ class ReleaseControl:
             model_digest=registered.digest,
             environment=environment,
             reporter=context.actor.subject,
+            effective_at=effective_at,
         )
+        require_not_future(effective_at, at=context.at)
         async with self._alone_in(system, environment):
             newest = await self._newest(system, environment)
             decide = partial(release_decisions.adopt, adopted=adopted, newest=newest)
@@ -179,14 +189,19 @@ class ReleaseControl:
         environment: str,
         observed_digest: str,
         emergency: bool = False,
+        effective_at: datetime | None = None,
     ) -> Receipt:
-        """A releaser or a deploying service reports what runs now; in an emergency a releaser decides before the gate does."""
+        """A releaser or a deploying service reports what runs, now or since `effective_at`.
+
+        In an emergency a releaser decides before the gate does.
+        """
         if emergency:
             await self.desk.access.require_signer(system=system, actor=context.actor, roles=RELEASERS)
         else:
             await self.desk.access.require(system=system, actor=context.actor, roles=(*RELEASERS, Role.SERVICE))
         async with self._alone_in(system, environment):
             newest = await self._newest(system, environment)
+            await self._require_in_order(context, system, environment, effective_at)
             if emergency:
                 decide = partial(release_decisions.deploy_in_emergency, at=context.at)
             else:
@@ -198,15 +213,21 @@ class ReleaseControl:
                 observed_digest=observed_digest,
                 reporter=context.actor.subject,
                 newest=newest,
+                effective_at=effective_at,
             )
-            superseding = await self._superseding(system, newest, by=key)
+            superseding = await self._superseding(system, newest, by=key, effective_at=effective_at)
             changes = (Change(release_stream(system, key), release.evolve, deploy), *superseding)
             return await execute(self.desk.store, context, *changes)
 
-    async def suspend_release(self, *, context: CommandContext, system: str, key: str) -> Receipt:
+    async def suspend_release(
+        self, *, context: CommandContext, system: str, key: str, effective_at: datetime | None = None
+    ) -> Receipt:
         """One releaser and a reason; no gate and no other service is asked."""
         await self.desk.access.require(system=system, actor=context.actor, roles=RELEASERS)
-        decide = partial(release_decisions.suspend, by=context.actor.subject, reason=context.reason)
+        await self._require_since_it_runs(context, system, key, effective_at)
+        decide = partial(
+            release_decisions.suspend, by=context.actor.subject, reason=context.reason, effective_at=effective_at
+        )
         return await self._execute(context, system, key, decide)
 
     async def roll_back_release(
@@ -217,13 +238,15 @@ class ReleaseControl:
         key: str,
         to: str | None = None,
         observed_digest: str | None = None,
+        effective_at: datetime | None = None,
     ) -> Receipt:
         """Back to the release that this one replaced, or to `to`: one releaser, a reason, and nothing but our own records."""
         await self.desk.access.require(system=system, actor=context.actor, roles=RELEASERS)
         state = release.existing(await self.desk.load(release_stream(system, key), release.evolve))
         target = to or state.supersedes
         by = context.actor.subject
-        back = partial(release_decisions.roll_back, to=target, by=by, reason=context.reason)
+        await self._require_in_order(context, system, state.environment, effective_at)
+        back = partial(release_decisions.roll_back, to=target, by=by, reason=context.reason, effective_at=effective_at)
         changes = [Change(release_stream(system, key), release.evolve, back)]
         if target is not None:
             again = partial(
@@ -231,16 +254,22 @@ class ReleaseControl:
                 environment=state.environment,
                 observed_digest=observed_digest,
                 reporter=by,
+                effective_at=effective_at,
             )
             changes.append(Change(release_stream(system, target), release.evolve, again))
         return await execute(self.desk.store, context, *changes)
 
-    async def withdraw_release(self, *, context: CommandContext, system: str, key: str) -> Receipt:
+    async def withdraw_release(
+        self, *, context: CommandContext, system: str, key: str, effective_at: datetime | None = None
+    ) -> Receipt:
         """Whoever works on a candidate may withdraw it; a release that has run is withdrawn by a releaser."""
         state = await self.desk.load(release_stream(system, key), release.evolve)
         may = (Role.AUTHOR, Role.APPROVER, Role.RELEASER) if state is None or state.status in OPEN else RELEASERS
         await self.desk.access.require(system=system, actor=context.actor, roles=may)
-        decide = partial(release_decisions.withdraw, by=context.actor.subject, reason=context.reason)
+        await self._require_since_it_runs(context, system, key, effective_at)
+        decide = partial(
+            release_decisions.withdraw, by=context.actor.subject, reason=context.reason, effective_at=effective_at
+        )
         return await self._execute(context, system, key, decide)
 
     async def release(self, *, actor: Actor, system: str, key: str) -> tuple[Release, int]:
@@ -269,14 +298,40 @@ class ReleaseControl:
         )
         return key
 
-    async def _superseding(self, system: str, newest: str | None, *, by: str) -> list[Change[Release]]:
+    async def _require_since_it_runs(
+        self, context: CommandContext, system: str, key: str, effective_at: datetime | None
+    ) -> None:
+        state = await self.desk.load(release_stream(system, key), release.evolve) if effective_at else None
+        if state is not None:
+            await self._require_in_order(context, system, state.environment, effective_at)
+
+    async def _require_in_order(
+        self, context: CommandContext, system: str, environment: str, effective_at: datetime | None
+    ) -> None:
+        """What is told late has happened, and not before the environment got what it has."""
+        if effective_at is None:
+            return
+        require_not_future(effective_at, at=context.at)
+        await self.desk.read_all_of("releases")
+        since: str | None = await self.desk.pool.fetchval(
+            "SELECT since FROM environment WHERE system = $1 AND environment = $2", system, environment
+        )
+        release_decisions.require_in_order(
+            effective_at,
+            since=datetime.fromisoformat(since) if since is not None else None,
+            what=f"the last deployment in {environment}",
+        )
+
+    async def _superseding(
+        self, system: str, newest: str | None, *, by: str, effective_at: datetime | None
+    ) -> list[Change[Release]]:
         """The release that gives way, unless it ended before."""
         if newest is None or newest == by:
             return []
         state = await self.desk.load(release_stream(system, newest), release.evolve)
         if state is None or state.status not in (*RUNNING, "suspended"):
             return []
-        decide = partial(release_decisions.supersede, by=by)
+        decide = partial(release_decisions.supersede, by=by, effective_at=effective_at)
         return [Change(release_stream(system, newest), release.evolve, decide)]
 
     async def _registered(self, system: str, model: str, version: str) -> ModelVersionRegistered:

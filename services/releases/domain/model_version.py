@@ -5,13 +5,14 @@ A hosted model is known by its provider's identifier alone: its digest is over t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import ClassVar, Literal
 
 import msgspec
 
 from shared.errors import Conflict, FieldError, Invalid, NotFound
-from shared.event import Fact, canonical_bytes, digest_of
+from shared.event import Fact, Upcaster, canonical_bytes, digest_of, without_effective_at
 
 ComponentKind = Literal["weights", "preprocessing", "thresholds", "code", "image", "prompt", "configuration"]
 
@@ -22,6 +23,10 @@ class ModelVersionExists(Conflict):
 
 class ModelVersionMissing(NotFound):
     """There is no such version of the model."""
+
+
+class WithdrawnBefore(Conflict):
+    """It was withdrawn, and said to be so since another time."""
 
 
 class ModelVersionIsWithdrawn(Conflict):
@@ -76,10 +81,15 @@ class ModelVersionRegistered(Fact, frozen=True, kw_only=True):
 
 
 class ModelVersionWithdrawn(Fact, frozen=True, kw_only=True):
+    """`effective_at` is since when it should not be used; None: since it was recorded."""
+
     TOPIC: ClassVar[str] = "releases.model-version-withdrawn"
+    SCHEMA: ClassVar[int] = 2
+    UPCASTERS: ClassVar[Mapping[int, Upcaster]] = {1: without_effective_at}
     model: str
     version: str
     digest: str
+    effective_at: datetime | None = None
 
 
 FACTS = (ModelVersionRegistered, ModelVersionWithdrawn)
@@ -90,6 +100,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
 
     registered: ModelVersionRegistered
     withdrawn: bool = False
+    withdrawn_from: datetime | None = None
 
 
 def manifest_of(*, components: Sequence[Component], hosted: HostedModel | None) -> Manifest:
@@ -142,12 +153,22 @@ def register(state: ModelVersion | None, *, registered: ModelVersionRegistered) 
     )
 
 
-def withdraw(state: ModelVersion | None) -> Sequence[Fact]:
+def withdraw(state: ModelVersion | None, *, effective_at: datetime | None = None) -> Sequence[Fact]:
     """What was verified of a withdrawn version becomes suspect, and no gate lets it pass again."""
     registered = existing(state).registered
-    if existing(state).withdrawn:
+    if existing(state).withdrawn and effective_at in {None, existing(state).withdrawn_from}:
         return ()
-    return (ModelVersionWithdrawn(model=registered.model, version=registered.version, digest=registered.digest),)
+    if existing(state).withdrawn:
+        raise WithdrawnBefore(
+            f"{registered.model} version {registered.version} is withdrawn, with another effective_at or none.",
+            why="What was told is not told differently later.",
+            next_step="Leave effective_at out.",
+        )
+    return (
+        ModelVersionWithdrawn(
+            model=registered.model, version=registered.version, digest=registered.digest, effective_at=effective_at
+        ),
+    )
 
 
 def existing(state: ModelVersion | None) -> ModelVersion:
@@ -177,5 +198,5 @@ def evolve(state: ModelVersion | None, fact: Fact) -> ModelVersion:
         case ModelVersionRegistered():
             return ModelVersion(registered=fact)
         case ModelVersionWithdrawn() if state is not None:
-            return msgspec.structs.replace(state, withdrawn=True)
+            return msgspec.structs.replace(state, withdrawn=True, withdrawn_from=fact.effective_at)
     raise TypeError(f"{fact!r} cannot follow {state!r}")

@@ -15,11 +15,13 @@ from typing import ClassVar, Literal
 import msgspec
 
 from shared.errors import Conflict, NotFound
-from shared.event import Fact, Signature
+from shared.event import Fact, Signature, Upcaster, without_effective_at
 
 from .difference import Difference
 from .evidence import Evidence
 from .gate import Missing
+
+# `effective_at` of the facts that change what runs is since when it was so, for those told late; None: since it was recorded.
 
 Status = Literal[
     "candidate",
@@ -67,12 +69,15 @@ class ReleaseCandidateOpened(Fact, frozen=True, kw_only=True):
 
 class ReleaseAdopted(Fact, frozen=True, kw_only=True):
     TOPIC: ClassVar[str] = "releases.release-adopted"
+    SCHEMA: ClassVar[int] = 2
+    UPCASTERS: ClassVar[Mapping[int, Upcaster]] = {1: without_effective_at}
     key: str
     model: str
     version: str
     model_digest: str
     environment: str
     reporter: str
+    effective_at: datetime | None = None
 
 
 class ReleaseGateEvaluated(Fact, frozen=True, kw_only=True):
@@ -126,6 +131,8 @@ class ReleaseDeployed(Fact, frozen=True, kw_only=True):
     """
 
     TOPIC: ClassVar[str] = "releases.release-deployed"
+    SCHEMA: ClassVar[int] = 2
+    UPCASTERS: ClassVar[Mapping[int, Upcaster]] = {1: without_effective_at}
     key: str
     model: str
     version: str
@@ -136,43 +143,56 @@ class ReleaseDeployed(Fact, frozen=True, kw_only=True):
     emergency: bool
     supersedes: str | None
     sign_off_due: datetime | None
+    effective_at: datetime | None = None
 
 
 class ReleaseSuperseded(Fact, frozen=True, kw_only=True):
     TOPIC: ClassVar[str] = "releases.release-superseded"
+    SCHEMA: ClassVar[int] = 2
+    UPCASTERS: ClassVar[Mapping[int, Upcaster]] = {1: without_effective_at}
     key: str
     environment: str
     by: str
+    effective_at: datetime | None = None
 
 
 class ReleaseSuspended(Fact, frozen=True, kw_only=True):
     TOPIC: ClassVar[str] = "releases.release-suspended"
+    SCHEMA: ClassVar[int] = 2
+    UPCASTERS: ClassVar[Mapping[int, Upcaster]] = {1: without_effective_at}
     key: str
     environment: str
     model_digest: str
     by: str
     reason: str
+    effective_at: datetime | None = None
 
 
 class ReleaseRolledBack(Fact, frozen=True, kw_only=True):
     """`to` is the release that runs again."""
 
     TOPIC: ClassVar[str] = "releases.release-rolled-back"
+    SCHEMA: ClassVar[int] = 2
+    UPCASTERS: ClassVar[Mapping[int, Upcaster]] = {1: without_effective_at}
     key: str
     environment: str
     model_digest: str
     to: str
     by: str
     reason: str
+    effective_at: datetime | None = None
 
 
 class ReleaseWithdrawn(Fact, frozen=True, kw_only=True):
     TOPIC: ClassVar[str] = "releases.release-withdrawn"
+    SCHEMA: ClassVar[int] = 2
+    UPCASTERS: ClassVar[Mapping[int, Upcaster]] = {1: without_effective_at}
     key: str
     environment: str
     model_digest: str
     by: str
     reason: str
+    effective_at: datetime | None = None
 
 
 FACTS = (

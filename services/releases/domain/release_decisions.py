@@ -60,6 +60,10 @@ class WrongEnvironment(Conflict):
     """A release is for one environment."""
 
 
+class EffectiveTooEarly(Invalid):
+    """What was told late is said to be true before what had to come first."""
+
+
 class EnvironmentMoved(Conflict):
     """The environment has another release by now."""
 
@@ -178,14 +182,19 @@ def deploy(
     observed_digest: str,
     reporter: str,
     newest: str | None,
+    effective_at: datetime | None = None,
 ) -> Sequence[Fact]:
     """An approved release runs: the gate still allows it, and what was seen running is it."""
     if _runs_already(release, observed_digest):
         return ()
     release = in_status(release, ("approved",), verb="deploy")
     _require_observed(release, environment=environment, observed_digest=observed_digest)
+    signed_at = max((one.signed_at for one in release.sign_offs.values()), default=None)
+    require_in_order(effective_at, since=signed_at, what=f"the last sign-off of {release.key}")
     require_allowed(decision)
-    deployed = _deployed(release, observed_digest=observed_digest, reporter=reporter, supersedes=newest)
+    deployed = _deployed(
+        release, observed_digest=observed_digest, reporter=reporter, supersedes=newest, effective_at=effective_at
+    )
     return (*record_gate(release, decision=decision), deployed)
 
 
@@ -197,17 +206,20 @@ def deploy_in_emergency(
     reporter: str,
     newest: str | None,
     at: datetime,
+    effective_at: datetime | None = None,
 ) -> Sequence[Fact]:
     """A candidate runs before gate and sign-offs; it needs its sign-offs afterwards, within EMERGENCY_SIGN_OFF_WITHIN."""
     if _runs_already(release, observed_digest):
         return ()
     release = in_status(release, OPEN, verb="deploy")
     _require_observed(release, environment=environment, observed_digest=observed_digest)
-    deployed = _deployed(release, observed_digest=observed_digest, reporter=reporter, supersedes=newest)
+    deployed = _deployed(
+        release, observed_digest=observed_digest, reporter=reporter, supersedes=newest, effective_at=effective_at
+    )
     return (msgspec.structs.replace(deployed, emergency=True, sign_off_due=at + EMERGENCY_SIGN_OFF_WITHIN),)
 
 
-def supersede(release: Release | None, *, by: str) -> Sequence[Fact]:
+def supersede(release: Release | None, *, by: str, effective_at: datetime | None = None) -> Sequence[Fact]:
     """The release gives way to the one that was deployed; the same command deploys that one."""
     release = existing(release)
     if release.status not in (*RUNNING, "suspended"):
@@ -216,22 +228,29 @@ def supersede(release: Release | None, *, by: str) -> Sequence[Fact]:
             why="Somebody else changed the environment in the same moment.",
             next_step="Send the request again.",
         )
-    return (ReleaseSuperseded(key=release.key, environment=release.environment, by=by),)
+    return (ReleaseSuperseded(key=release.key, environment=release.environment, by=by, effective_at=effective_at),)
 
 
-def suspend(release: Release | None, *, by: str, reason: str) -> Sequence[Fact]:
+def suspend(release: Release | None, *, by: str, reason: str, effective_at: datetime | None = None) -> Sequence[Fact]:
     """One releaser and a reason are enough to stop a release."""
     if existing(release).status == "suspended":
         return ()
     release = in_status(release, RUNNING, verb="suspend")
     return (
         ReleaseSuspended(
-            key=release.key, environment=release.environment, model_digest=release.model_digest, by=by, reason=reason
+            key=release.key,
+            environment=release.environment,
+            model_digest=release.model_digest,
+            by=by,
+            reason=reason,
+            effective_at=effective_at,
         ),
     )
 
 
-def roll_back(release: Release | None, *, to: str | None, by: str, reason: str) -> Sequence[Fact]:
+def roll_back(
+    release: Release | None, *, to: str | None, by: str, reason: str, effective_at: datetime | None = None
+) -> Sequence[Fact]:
     """Back to `to`, the release before: one releaser and a reason are enough. The same command lets `to` run again."""
     release = in_status(release, (*RUNNING, "suspended"), verb="roll back")
     if to is None:
@@ -248,12 +267,18 @@ def roll_back(release: Release | None, *, to: str | None, by: str, reason: str) 
             to=to,
             by=by,
             reason=reason,
+            effective_at=effective_at,
         ),
     )
 
 
 def run_again(
-    release: Release | None, *, environment: str, observed_digest: str | None, reporter: str
+    release: Release | None,
+    *,
+    environment: str,
+    observed_digest: str | None,
+    reporter: str,
+    effective_at: datetime | None = None,
 ) -> Sequence[Fact]:
     """The release to which another one was rolled back."""
     release = in_status(release, ("superseded",), verb="roll back to")
@@ -264,19 +289,39 @@ def run_again(
             next_step="Name another release of the environment as `to`, or suspend this one.",
         )
     _require_observed(release, environment=environment, observed_digest=observed_digest)
-    return (_deployed(release, observed_digest=observed_digest, reporter=reporter, supersedes=None),)
+    return (
+        _deployed(
+            release, observed_digest=observed_digest, reporter=reporter, supersedes=None, effective_at=effective_at
+        ),
+    )
 
 
-def withdraw(release: Release | None, *, by: str, reason: str) -> Sequence[Fact]:
+def withdraw(release: Release | None, *, by: str, reason: str, effective_at: datetime | None = None) -> Sequence[Fact]:
     """A candidate that is not pursued, or a release that must never run again."""
     if existing(release).status == "withdrawn":
         return ()
     release = in_status(release, (*OPEN, *RUNNING, "suspended", "superseded"), verb="withdraw")
     return (
         ReleaseWithdrawn(
-            key=release.key, environment=release.environment, model_digest=release.model_digest, by=by, reason=reason
+            key=release.key,
+            environment=release.environment,
+            model_digest=release.model_digest,
+            by=by,
+            reason=reason,
+            effective_at=effective_at,
         ),
     )
+
+
+def require_in_order(effective_at: datetime | None, *, since: datetime | None, what: str) -> None:
+    """What is told late cannot lie before what had to come first; `since` is when that was, None if there is nothing."""
+    if effective_at is not None and since is not None and effective_at < since:
+        raise EffectiveTooEarly(
+            f"effective_at lies before {what}.",
+            why=f"That was at {since.isoformat()}, and what runs in an environment has one order.",
+            next_step="Send the time at which it happened; what ran without approval is a nonconformity.",
+            fields=(FieldError(field="/effective_at", rule=f"at least {since.isoformat()}"),),
+        )
 
 
 def _runs_already(release: Release | None, observed_digest: str) -> bool:
@@ -284,7 +329,12 @@ def _runs_already(release: Release | None, observed_digest: str) -> bool:
 
 
 def _deployed(
-    release: Release, *, observed_digest: str | None, reporter: str, supersedes: str | None
+    release: Release,
+    *,
+    observed_digest: str | None,
+    reporter: str,
+    supersedes: str | None,
+    effective_at: datetime | None,
 ) -> ReleaseDeployed:
     return ReleaseDeployed(
         key=release.key,
@@ -297,6 +347,7 @@ def _deployed(
         emergency=False,
         supersedes=supersedes,
         sign_off_due=None,
+        effective_at=effective_at,
     )
 
 

@@ -2,6 +2,7 @@
 
 # No postponed annotations here: the routes are closures, and FastAPI reads their annotations where they are made.
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response
@@ -14,6 +15,7 @@ from shared.http_doors import (
     CommandBody,
     Doors,
     Key,
+    LateBody,
     Page,
     PageSize,
     PageToken,
@@ -71,6 +73,7 @@ class ModelVersionItem(BaseModel):
 class ModelVersionAnswer(BaseModel):
     registered: dict[str, object]
     withdrawn: bool
+    withdrawn_from: datetime | None
 
 
 def add_model_version_routes(routes: APIRouter, doors: Doors, application: ModelVersions, listings: Listings) -> None:
@@ -102,11 +105,15 @@ def add_model_version_routes(routes: APIRouter, doors: Doors, application: Model
         system: System,
         model: Key,
         version: Key,
-        body: CommandBody,
+        body: LateBody,
     ) -> Response:
         return receipt_response(
             await application.withdraw_model_version(
-                context=because(context, body), system=system, model=model, version=version
+                context=because(context, body),
+                system=system,
+                model=model,
+                version=version,
+                effective_at=body.effective_at,
             )
         )
 

@@ -14,6 +14,7 @@ from shared.http_doors import (
     CommandBody,
     Doors,
     Key,
+    LateBody,
     Page,
     PageSize,
     PageToken,
@@ -43,7 +44,7 @@ class OpenReleaseCandidate(CommandBody):
     also_required: Annotated[list[Literal["reviewer"]], Field(max_length=1, default_factory=list)]
 
 
-class AdoptRelease(CommandBody):
+class AdoptRelease(LateBody):
     model: Key
     version: Key
     environment: Key
@@ -53,7 +54,7 @@ class SignOff(SigningBody):
     role: Literal["reviewer", "approver", "releaser"]
 
 
-class DeployRelease(CommandBody):
+class DeployRelease(LateBody):
     """What the reporter found running. `emergency` goes past gate and sign-offs; the sign-offs are then due by a deadline."""
 
     environment: Key
@@ -61,7 +62,7 @@ class DeployRelease(CommandBody):
     emergency: bool = False
 
 
-class RollBackRelease(CommandBody):
+class RollBackRelease(LateBody):
     """Without `to`, back to the release that this one replaced."""
 
     to: Key | None = None
@@ -115,6 +116,7 @@ def add_release_routes(routes: APIRouter, doors: Doors, application: ReleaseCont
                 environment=body.environment,
                 observed_digest=body.observed_digest,
                 emergency=body.emergency,
+                effective_at=body.effective_at,
             )
         )
 
@@ -145,6 +147,7 @@ def _add_way_in(routes: APIRouter, doors: Doors, application: ReleaseControl) ->
             model=body.model,
             version=body.version,
             environment=body.environment,
+            effective_at=body.effective_at,
         )
         return receipt_response(receipt, status=201)
 
@@ -166,10 +169,12 @@ def _add_way_in(routes: APIRouter, doors: Doors, application: ReleaseControl) ->
 def _add_way_out(routes: APIRouter, doors: Doors, application: ReleaseControl) -> None:
     @routes.post("/releases/{key}:suspend", operation_id="suspend_release", response_model=ReceiptAnswer)
     async def suspend_release(
-        context: Annotated[CommandContext, Depends(doors.command)], system: System, key: Key, body: CommandBody
+        context: Annotated[CommandContext, Depends(doors.command)], system: System, key: Key, body: LateBody
     ) -> Response:
         return receipt_response(
-            await application.suspend_release(context=because(context, body), system=system, key=key)
+            await application.suspend_release(
+                context=because(context, body), system=system, key=key, effective_at=body.effective_at
+            )
         )
 
     @routes.post("/releases/{key}:roll-back", operation_id="roll_back_release", response_model=ReceiptAnswer)
@@ -183,15 +188,18 @@ def _add_way_out(routes: APIRouter, doors: Doors, application: ReleaseControl) -
                 key=key,
                 to=body.to,
                 observed_digest=body.observed_digest,
+                effective_at=body.effective_at,
             )
         )
 
     @routes.post("/releases/{key}:withdraw", operation_id="withdraw_release", response_model=ReceiptAnswer)
     async def withdraw_release(
-        context: Annotated[CommandContext, Depends(doors.command)], system: System, key: Key, body: CommandBody
+        context: Annotated[CommandContext, Depends(doors.command)], system: System, key: Key, body: LateBody
     ) -> Response:
         return receipt_response(
-            await application.withdraw_release(context=because(context, body), system=system, key=key)
+            await application.withdraw_release(
+                context=because(context, body), system=system, key=key, effective_at=body.effective_at
+            )
         )
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import ClassVar, Literal
 
 import msgspec
 
 from shared.errors import Conflict, NotFound
-from shared.event import Fact
+from shared.event import Fact, Upcaster, without_effective_at
 
 Purpose = Literal["training", "tuning", "test"]
 
 
 class DatasetExists(Conflict):
     """This version of the dataset is registered with other content; versions never change."""
+
+
+class WithdrawnBefore(Conflict):
+    """It was withdrawn, and said to be so since another time."""
 
 
 class DatasetMissing(NotFound):
@@ -38,10 +43,15 @@ class DatasetRegistered(Fact, frozen=True, kw_only=True):
 
 
 class DatasetWithdrawn(Fact, frozen=True, kw_only=True):
+    """`effective_at` is since when nothing should rest on it; None: since it was recorded."""
+
     TOPIC: ClassVar[str] = "requirements.dataset-withdrawn"
+    SCHEMA: ClassVar[int] = 2
+    UPCASTERS: ClassVar[Mapping[int, Upcaster]] = {1: without_effective_at}
     name: str
     version: str
     digest: str
+    effective_at: datetime | None = None
 
 
 FACTS = (DatasetRegistered, DatasetWithdrawn)
@@ -52,6 +62,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
 
     registered: DatasetRegistered
     withdrawn: bool = False
+    withdrawn_from: datetime | None = None
 
 
 def register(dataset: Dataset | None, *, registered: DatasetRegistered) -> Sequence[Fact]:
@@ -67,16 +78,26 @@ def register(dataset: Dataset | None, *, registered: DatasetRegistered) -> Seque
     )
 
 
-def withdraw(dataset: Dataset | None) -> Sequence[Fact]:
-    """Everything that rests on a withdrawn version becomes suspect."""
+def withdraw(dataset: Dataset | None, *, effective_at: datetime | None = None) -> Sequence[Fact]:
+    """Everything that rests on a withdrawn version becomes suspect, from `effective_at` on if that was before now."""
     if dataset is None:
         raise DatasetMissing(
             "There is no such dataset version.", why="It was never registered.", next_step="Check name and version."
         )
-    if dataset.withdrawn:
-        return ()
     registered = dataset.registered
-    return (DatasetWithdrawn(name=registered.name, version=registered.version, digest=registered.digest),)
+    if dataset.withdrawn and effective_at in {None, dataset.withdrawn_from}:
+        return ()
+    if dataset.withdrawn:
+        raise WithdrawnBefore(
+            f"{registered.name} version {registered.version} is withdrawn, with another effective_at or none.",
+            why="What was told is not told differently later.",
+            next_step="Leave effective_at out.",
+        )
+    return (
+        DatasetWithdrawn(
+            name=registered.name, version=registered.version, digest=registered.digest, effective_at=effective_at
+        ),
+    )
 
 
 def evolve(dataset: Dataset | None, fact: Fact) -> Dataset:
@@ -85,5 +106,5 @@ def evolve(dataset: Dataset | None, fact: Fact) -> Dataset:
         case DatasetRegistered():
             return Dataset(registered=fact)
         case DatasetWithdrawn() if dataset is not None:
-            return msgspec.structs.replace(dataset, withdrawn=True)
+            return msgspec.structs.replace(dataset, withdrawn=True, withdrawn_from=fact.effective_at)
     raise TypeError(f"{fact!r} cannot follow {dataset!r}")

@@ -39,23 +39,36 @@ class PackEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pack_bytes(
-    trace: Trace, *, events: Sequence[PackEvent], people: Mapping[str, Mapping[str, str]], release: str | None
+    trace: Trace,
+    *,
+    events: Sequence[PackEvent],
+    people: Mapping[str, Mapping[str, str]],
+    release: str | None,
+    as_of: datetime | None = None,
 ) -> bytes:
     """The pack as canonical JSON. `people` maps name commitments to {subject, salt, name}; those forgotten are absent."""
-    return canonical_bytes(pack(trace, events=events, people=people, release=release))
+    return canonical_bytes(pack(trace, events=events, people=people, release=release, as_of=as_of))
 
 
 def pack(
-    trace: Trace, *, events: Sequence[PackEvent], people: Mapping[str, Mapping[str, str]], release: str | None
+    trace: Trace,
+    *,
+    events: Sequence[PackEvent],
+    people: Mapping[str, Mapping[str, str]],
+    release: str | None,
+    as_of: datetime | None = None,
 ) -> dict[str, Any]:
-    """The pack as plain values; see the README of this service for its fields."""
+    """The pack as plain values; see the README of this service for its fields.
+
+    `trace` is what was true at `as_of` (None: all that is known); the events are all that are known.
+    """
     if release is not None and release not in trace.of_kind("release"):
         raise ReleaseUnknown(
             f"There is no release {release} at ledger position {trace.position}.",
             why="A pack is made of what the ledger held then.",
             next_step="Name a release that exists, or a later position.",
         )
-    at = trace.recorded_at or datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+    at = as_of or trace.recorded_at or datetime.fromisoformat("1970-01-01T00:00:00+00:00")
     requirements = trace.of_kind("requirement")
     digest = trace.of_kind("release")[release].fields["model_digest"] if release is not None else None
     return {
@@ -65,6 +78,7 @@ def pack(
         "release": release,
         "ledger_position": trace.position,
         "as_of": at,
+        **({} if as_of is None else {"known_at": trace.recorded_at}),
         "service_positions": trace.services,
         "state_digest": state_digest(trace),
         "people": dict(people),

@@ -112,8 +112,7 @@ class Trace:
 
 def apply(trace: Trace, *, position: int, recorded_at: datetime, content: Mapping[str, Any]) -> None:
     """Folds one ledger entry in; `content` is the whole event as JSON values."""
-    trace.position, trace.recorded_at = position, recorded_at
-    trace.services[content["service"]] = content["position"]
+    pass_over(trace, position=position, recorded_at=recorded_at, content=content)
     name, data = content["name"], content["data"]
     if name == "drift.drift-window-closed":
         trace.windows.setdefault(data["plan"], []).append(data)
@@ -127,6 +126,12 @@ def apply(trace: Trace, *, position: int, recorded_at: datetime, content: Mappin
         revision.update(data)
         revision["status"] = STATUS_AFTER.get(name, revision.get("status", "unknown"))
     _index(trace, name, record, data)
+
+
+def pass_over(trace: Trace, *, position: int, recorded_at: datetime, content: Mapping[str, Any]) -> None:
+    """Takes note that the entry is known, and leaves its effect out: it was not true yet at the moment that is asked for."""
+    trace.position, trace.recorded_at = position, recorded_at
+    trace.services[content["service"]] = content["position"]
 
 
 def _record(trace: Trace, stream: str) -> Record:

@@ -219,6 +219,7 @@ class EvaluationRuns:
                 fields=(FieldError(field="/predictions", rule="the digest of a stored file, and no measurements"),),
             )
         content = await asyncio.to_thread(self.artefacts.get, system=system, digest=run.predictions)
+        _require_named(run)
         work = partial(
             measure,
             content=content,
@@ -249,6 +250,17 @@ def demands_of(revisions: Sequence[Revision], subject: Subject) -> list[Demand]:
     }
     ordered = sorted(wanted, key=lambda one: (one[0], one[1], one[2] or 0.0))
     return [Demand(metric=metric, slice=slice_name, level=level) for metric, slice_name, level in ordered]
+
+
+def _require_named(run: RunToRecord) -> None:
+    """The event says which file the figures come from, and how long it is."""
+    if run.predictions not in {artefact.digest for artefact in run.artefacts}:
+        raise NoPredictions(
+            "The predictions are not among the artefacts of the run.",
+            why="The event carries digest and length of the file that its figures are computed from.",
+            next_step="Name the predictions in `artefacts` too, and say there whether they hold personal data.",
+            fields=(FieldError(field="/artefacts", rule=f"one with the digest {run.predictions}"),),
+        )
 
 
 def _refuse_future(conditions: Conditions, *, at: datetime) -> None:

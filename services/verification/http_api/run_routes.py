@@ -148,7 +148,12 @@ def add_artefact_routes(routes: APIRouter, doors: Doors, runs: EvaluationRuns) -
         await runs.store_artefact(actor=actor, system=system, digest=sha256, content=content)
         return StoredArtefact(digest=sha256, length=len(content))
 
-    @routes.get("/artefacts/{sha256}", operation_id="get_artefact", response_class=Response)
+    @routes.get(
+        "/artefacts/{sha256}",
+        operation_id="get_artefact",
+        response_class=Response,
+        responses={200: {"content": {"application/octet-stream": {}}}},
+    )
     async def get_artefact(actor: Annotated[Actor, Depends(doors.reader)], system: System, sha256: Digest) -> Response:
         content = await runs.artefact(actor=actor, system=system, digest=sha256)
         return Response(content, media_type="application/octet-stream")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import secrets
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -18,63 +16,23 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
+from tests import npm_packages
+from tests.npm_packages import CannotRun
+
+__all__ = ["CannotRun", "IdentityProvider", "installed", "running", "service_token", "sign_in"]
+
 HERE = Path(__file__).parent
-INSTALLATIONS = HERE.parents[2] / "build" / "identity-provider"
 REDIRECT_URI = "http://127.0.0.1/signed-in"
-ANSWER_TIMEOUT_S = 120
-"""A cold disk and two busy cores may take most of a minute to load it."""
-INSTALL_TIMEOUT_S = 180
+ANSWER_TIMEOUT_S = npm_packages.START_TIMEOUT_S
 START_ATTEMPTS = 3
 
 # The two newest functions that the provider calls, rather than a version number.
-_RUNS = "process.exit(typeof URL.parse === 'function' && typeof require('crypto').hash === 'function' ? 0 : 1)"
-
-
-class CannotRun(Exception):
-    """The provider cannot run here; the message is one line that says what to install."""
+_RUNS = "typeof URL.parse === 'function' && typeof require('crypto').hash === 'function'"
 
 
 def installed() -> Path:
     """The node_modules folder with the pinned provider, installed once under build/. Raises CannotRun."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        raise CannotRun(
-            "install Node.js 22 or newer with npm (Debian and Ubuntu: nodejs npm; macOS: brew install node)"
-        )
-    if subprocess.run([node, "-e", _RUNS], check=False, capture_output=True, timeout=ANSWER_TIMEOUT_S).returncode != 0:
-        raise CannotRun("install a newer Node.js (22 or later): this one is too old for the identity provider")
-    pins = [HERE / "package.json", HERE / "package-lock.json"]
-    version = hashlib.sha256(b"".join(pin.read_bytes() for pin in pins)).hexdigest()[:16]
-    folder = INSTALLATIONS / version
-    if not folder.exists():
-        _install(npm, pins, folder)
-    return folder / "node_modules"
-
-
-def _install(npm: str, pins: list[Path], folder: Path) -> None:
-    """Into a folder beside, then renamed: an installation that was cut off is never taken for a whole one."""
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    for pin in pins:
-        shutil.copy(pin, beside)
-    try:
-        subprocess.run(
-            [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=beside,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_TIMEOUT_S,
-        )
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        reason = " ".join(str(error.stderr or error).split())[-200:]
-        raise CannotRun(f"make `npm ci` work (is there a way to the registry?): {reason}") from None
-    try:
-        beside.rename(folder)
-    except OSError:  # somebody else's test run was faster
-        shutil.rmtree(beside, ignore_errors=True)
+    return npm_packages.installed(HERE, name="identity-provider", node="22", runs=_RUNS)
 
 
 class IdentityProvider:

@@ -1,0 +1,206 @@
+"""The part of the command `prooftrail` that is about the data: forget a person, back up, restore, move to another PostgreSQL."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+
+from services.composition import SERVICES, House, offline_house
+from services.server import database, database_at_work
+from shared.backup.manifest import Manifest
+from shared.backup.restoring import restore
+from shared.backup.taking import Progress, back_up
+from shared.command import CommandContext
+from shared.embedded_postgres import EmbeddedPostgres
+from shared.erasure import GROUNDS, SOURCE, Why
+from shared.errors import Conflict, NotFound
+from shared.log.upkeep import OPERATOR, begin_epoch
+from shared.migrations import STORE_SCRIPTS, Migration, scripts_in
+from shared.moving import move
+from shared.runtime import utc_now
+from shared.settings import Settings
+
+DONE = 0
+
+
+class EmbeddedOnly(Conflict):
+    """What is asked for concerns the embedded store, and DATABASE_URL names another one."""
+
+
+class NothingToMove(NotFound):
+    """There is no embedded store."""
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the subcommands."""
+    erase = commands.add_parser(
+        "erase",
+        help="forget a person's name in every service; events and proofs stay",
+        description=_erase.__doc__,
+    )
+    erase.add_argument("subject", help="the opaque subject, as in the `actor` of the person's events")
+    erase.add_argument("--reason", required=True, choices=GROUNDS, help="the ground of GDPR, 17(1)")
+    erase.set_defaults(run=_erase)
+
+    backup = commands.add_parser("backup", help="back everything up while it runs", description=_backup.__doc__)
+    backup.add_argument("folder", type=Path, help="a folder that does not exist yet")
+    backup.set_defaults(run=_backup)
+
+    restore = commands.add_parser("restore", help="make a data folder from a backup", description=_restore.__doc__)
+    restore.add_argument("folder", type=Path, help="what `prooftrail backup` made")
+    after = restore.add_mutually_exclusive_group(required=True)
+    after.add_argument("--final", action="store_true", help="nothing was recorded after this backup: the logs go on")
+    after.add_argument(
+        "--recover", metavar="WHY", help="something may have been: every log begins a new epoch and says why"
+    )
+    restore.set_defaults(run=_restore)
+
+    move = commands.add_parser(
+        "move", help="carry the embedded store to a PostgreSQL of your own", description=_move.__doc__
+    )
+    move.add_argument(
+        "database_url", metavar="DATABASE_URL", help="an empty database: postgresql://user:password@host/name"
+    )
+    move.set_defaults(run=_move)
+
+
+def _erase(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Deletes the names and salts of the subject from the directories of all services and records it in each log.
+
+    Refused while the person holds a role, or a record stands on their signature or has to be kept (PROOFTRAIL_RETENTION_DAYS).
+    Cut off, it can be run again. Backups and PostgreSQL's write-ahead log keep the name until they are replaced.
+    """
+    with database_at_work(settings) as url:
+        told = asyncio.run(_erase_everywhere(settings, url, parsed.subject, parsed.reason))
+    print("\n".join(told))
+    return DONE
+
+
+async def _erase_everywhere(settings: Settings, url: str, subject: str, why: Why) -> list[str]:
+    async with offline_house(settings=settings, database_url=url) as house:
+        context = CommandContext(actor=OPERATOR, reason=why, at=utc_now(), correlation=uuid4().hex)
+        erasure = house.services[SOURCE].application.erasure
+        receipt = await erasure.erase_as_operator(context=context, subject=subject, why=why)
+        await follow_erasures(house)
+        return [f"{receipt.record}: forgotten in {', '.join(house.services)} ({receipt.position})"]
+
+
+async def follow_erasures(house: House) -> None:
+    """Carries out in every service what was decided, for when no service runs; one that runs may do the same beside."""
+    for service in house.services.values():
+        while await service.foundation.erasures.advance(SOURCE):
+            pass
+
+
+def _backup(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Writes the stores, signers, witness, issuer and evidence files of one moment into the folder, with a manifest at the end.
+
+    The folder holds private keys and names of people. Evidence files in a bucket (PROOFTRAIL_ARTEFACTS) are not in it.
+    """
+    with database_at_work(settings) as url, showing_progress() as progress:
+        manifest = asyncio.run(
+            back_up(
+                url=url,
+                data=settings.data,
+                folder=parsed.folder,
+                services=SERVICES,
+                settings=settings.printable(),
+                at=utc_now(),
+                progress=progress,
+            )
+        )
+    size = sum(file.length for file in manifest.files)
+    print(f"{parsed.folder}: {len(manifest.files)} files, {size:,} bytes, up to {_positions(manifest)}")
+    return DONE
+
+
+def _restore(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Makes the data folder (PROOFTRAIL_DATA), which must not exist or be empty, from a backup.
+
+    If anything was recorded after the backup, its signatures are out there: --recover opens a new epoch of every log, which says
+    so. --final is for a backup of a deployment that was stopped before and never started again; a false one is found by whoever
+    holds a later checkpoint.
+    """
+    _require_embedded(settings)
+    with showing_progress() as progress:
+        manifest = asyncio.run(restore(folder=parsed.folder, data=settings.data, progress=progress))
+    if parsed.recover is not None:
+        with database(settings) as url:
+            asyncio.run(begin_again(settings, url, parsed.recover))
+    print(f"{settings.data}: restored as of {manifest.made_at.isoformat()}, up to {_positions(manifest)}")
+    print("Persons who were erased after that are back: run `prooftrail erase` for them again.")
+    return DONE
+
+
+def _require_embedded(settings: Settings) -> None:
+    if settings.database_url is not None:
+        raise EmbeddedOnly(
+            "DATABASE_URL is set, and a restore makes an embedded store.",
+            why="A database of your own is restored with its own tools, or with `prooftrail move` from a restored folder.",
+            next_step="Unset DATABASE_URL; docs/operations.md says how the rest is done.",
+        )
+
+
+async def begin_again(settings: Settings, url: str, why: str) -> None:
+    """A new epoch for every log: what was promised in the old one after the backup is declared lost."""
+    async with offline_house(settings=settings, database_url=url) as house:
+        for service in house.services.values():
+            foundation = service.foundation
+            await begin_epoch(store=foundation.store, log=foundation.log, why=why, clock=utc_now)
+
+
+def _move(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Copies the embedded store, compares it event by event, and marks the embedded one as moved. Nothing may be serving it.
+
+    Positions, bytes, hashes, origins and epochs stay. The data folder stays too: signers, issuer and evidence files are in it.
+    """
+    folder = settings.data / "postgres"
+    if not (folder / "cluster" / "data").exists():
+        raise NothingToMove(
+            f"There is no embedded store in {settings.data}.",
+            why="Only a store that was made here can be moved from here.",
+            next_step="Set PROOFTRAIL_DATA to the folder that holds it.",
+        )
+    with EmbeddedPostgres.start(folder) as server, showing_progress() as progress:
+        moved = asyncio.run(
+            move(
+                source_url=server.dsn,
+                target_url=parsed.database_url,
+                folder=folder,
+                migrations={service: migrations_of(service) for service in SERVICES},
+                at=utc_now(),
+                progress=progress,
+            )
+        )
+    print(f"Moved to {moved.to}: {', '.join(f'{service}:{position}' for service, position in moved.positions.items())}")
+    print("Set DATABASE_URL to it from now on, with the same PROOFTRAIL_DATA.")
+    return DONE
+
+
+def migrations_of(service: str) -> list[Migration]:
+    """All migrations of the service's schema."""
+    own: Path | None = import_module(f"services.{service}.main").MIGRATIONS
+    return scripts_in(STORE_SCRIPTS, *([own] if own else []))
+
+
+def _positions(manifest: Manifest) -> str:
+    return ", ".join(f"{service}:{store.position}" for service, store in manifest.services.items())
+
+
+@contextlib.contextmanager
+def showing_progress() -> Iterator[Progress]:
+    """A bar on the terminal, and nothing where there is none."""
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
+    with rich.progress.Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)

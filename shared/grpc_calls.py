@@ -1,0 +1,301 @@
+"""Calls of gRPC, carried out by the HTTP application in this process: one set of doors, two wires.
+
+A request becomes the HTTP request of the same verb, so the token, the rules, `after`, Idempotency-Key and the reasons of errors
+are the same by construction. What comes back becomes the call's response, or google.rpc.Status with its details.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+from google.protobuf import any_pb2, duration_pb2, struct_pb2, timestamp_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from starlette.types import ASGIApp
+
+from shared.errors import ProoftrailError
+from shared.proto_schema import HEADERS
+
+ERROR_DOMAIN = "prooftrail"
+
+CODES = {
+    400: code_pb2.INVALID_ARGUMENT,
+    401: code_pb2.UNAUTHENTICATED,
+    403: code_pb2.PERMISSION_DENIED,
+    404: code_pb2.NOT_FOUND,
+    405: code_pb2.UNIMPLEMENTED,
+    409: code_pb2.FAILED_PRECONDITION,
+    412: code_pb2.ABORTED,
+    413: code_pb2.RESOURCE_EXHAUSTED,
+    422: code_pb2.INVALID_ARGUMENT,
+    428: code_pb2.FAILED_PRECONDITION,
+    429: code_pb2.RESOURCE_EXHAUSTED,
+    503: code_pb2.UNAVAILABLE,
+}
+"""Status codes of HTTP in the words of google.rpc.Code; any other is INTERNAL."""
+
+_FIELDS_OF_HEADERS = {name: header.encode() for header, name in HEADERS.items()}
+_SAFE_INTEGER = 2**53
+
+
+class CallFailed(Exception):
+    """The call was refused or went wrong; `status` says how."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """The HTTP request that a call stands for: method and path with `{name}` for the fields of the request that are in it."""
+
+    method: str
+    path: str
+
+    @property
+    def in_path(self) -> frozenset[str]:
+        return frozenset(re.findall(r"\{(\w+)(?::\w+)?\}", self.path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpAnswer:
+    """What the application answered."""
+
+    status: int
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+async def carry_out(
+    app: ASGIApp, binding: Binding, request: Message, response_type: type[Message], *, metadata: Mapping[str, str]
+) -> Message:
+    """The response of the call; CallFailed otherwise. `metadata` may hold authorization and traceparent."""
+    values = values_of(request)
+    path = _filled(binding, values)
+    headers = {name.encode(): metadata[name].encode() for name in ("authorization", "traceparent") if name in metadata}
+    headers |= {_FIELDS_OF_HEADERS[name]: str(values[name]).encode() for name in _FIELDS_OF_HEADERS if name in values}
+    rest = {name: value for name, value in values.items() if name not in binding.in_path | _FIELDS_OF_HEADERS.keys()}
+    query, body = rest, b""
+    if binding.method != "GET":
+        query = {name: rest.pop(name) for name in ("after",) if name in rest}
+        # Sorted: a map of protobuf has no order, and the same request must have the same fingerprint.
+        body = rest["content"] if "content" in rest else msgspec.json.encode(rest, order="sorted")
+        headers[b"content-type"] = b"application/octet-stream" if "content" in rest else b"application/json"
+    answer = await _ask(app, binding.method, path, query, headers, body)
+    if answer.status >= 300:
+        raise CallFailed(_status_of(answer))
+    return _response_of(answer, response_type)
+
+
+def status_of(error: ProoftrailError, *, trace_id: str) -> status_pb2.Status:
+    """The same words as the problem document of HTTP, for a call that no HTTP request stands for."""
+    return _status(
+        CODES.get(error.status, code_pb2.INTERNAL),
+        reason=error.reason,
+        message=" ".join(part for part in (error.what, error.why) if part),
+        fields=[(one.field, one.rule) for one in error.fields],
+        metadata={"next_step": error.next_step, "trace_id": trace_id},
+    )
+
+
+def in_batch(failed: CallFailed, number: int) -> CallFailed:
+    """The failure of the batch with this number, counted from 1, of a stream; those before it stay."""
+    status = status_pb2.Status()
+    status.CopyFrom(failed.status)
+    status.message = f"Batch {number}: {status.message}"
+    return CallFailed(status)
+
+
+def values_of(message: Message) -> dict[str, Any]:
+    """The fields that are set, as plain values; whole numbers in free-form objects come back as integers."""
+    return {field.name: _list_or_single(field, value) for field, value in message.ListFields()}
+
+
+def _list_or_single(field: Any, value: Any) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict(value)
+    if field.is_repeated:
+        return [_plain(one) for one in value]
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, timestamp_pb2.Timestamp):
+        return value.ToJsonString()
+    if isinstance(value, struct_pb2.Struct):
+        return {key: _plain(one) for key, one in value.fields.items()}
+    if isinstance(value, struct_pb2.Value):
+        return _plain_value(value)
+    if isinstance(value, Message):
+        return values_of(value)
+    return value
+
+
+def _plain_value(value: struct_pb2.Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return _plain(value.struct_value)
+    if kind == "list_value":
+        return [_plain_value(one) for one in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) < _SAFE_INTEGER else number
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def fill(message: Message, values: Mapping[str, Any]) -> None:
+    """Sets the fields from plain values; null is left out, and a name that the message does not know is passed over."""
+    for field in message.DESCRIPTOR.fields:
+        value = values.get(field.name)
+        if value is not None:
+            _set(message, field, value)
+
+
+def _set(message: Message, field: Any, value: Any) -> None:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        getattr(message, field.name).update(value)
+    elif field.is_repeated and field.message_type is not None:
+        for one in value:
+            _fill_message(getattr(message, field.name).add(), one)
+    elif field.is_repeated:
+        getattr(message, field.name).extend(value)
+    elif field.message_type is not None:
+        getattr(message, field.name).SetInParent()
+        _fill_message(getattr(message, field.name), value)
+    else:
+        setattr(message, field.name, value)
+
+
+def _fill_message(message: Message, value: Any) -> None:
+    if isinstance(message, timestamp_pb2.Timestamp):
+        message.FromJsonString(value)
+    elif isinstance(message, struct_pb2.Struct):
+        for key, one in value.items():
+            _fill_value(message.fields[key], one)
+    elif isinstance(message, struct_pb2.Value):
+        _fill_value(message, value)
+    else:
+        fill(message, value)
+
+
+def _fill_value(message: struct_pb2.Value, value: Any) -> None:
+    if isinstance(value, Mapping):
+        message.struct_value.SetInParent()
+        _fill_message(message.struct_value, value)
+    elif isinstance(value, list):
+        message.list_value.SetInParent()
+        for one in value:
+            _fill_value(message.list_value.values.add(), one)
+    elif value is None:
+        message.null_value = struct_pb2.NULL_VALUE
+    elif isinstance(value, bool):
+        message.bool_value = value
+    elif isinstance(value, int | float):
+        message.number_value = value
+    else:
+        message.string_value = value
+
+
+def _filled(binding: Binding, values: Mapping[str, Any]) -> str:
+    """The path; a value that would lead to another address is refused."""
+
+    def value_of(match: re.Match[str]) -> str:
+        value = str(values.get(match[1], ""))
+        if not value or ("/" in value and match[2] != ":path") or value in (".", ".."):
+            raise CallFailed(
+                _status(
+                    code_pb2.INVALID_ARGUMENT, reason="invalid-request", message=f"The request breaks a rule at {match[1]}.",
+                    fields=[(match[1], "is needed, and holds no slash")],
+                )
+            )  # fmt: skip
+        return value
+
+    return re.sub(r"\{(\w+)(:\w+)?\}", value_of, binding.path)
+
+
+async def _ask(
+    app: ASGIApp, method: str, path: str, query: Mapping[str, Any], headers: Mapping[bytes, bytes], body: bytes
+) -> HttpAnswer:
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": quote(path, safe="/:@").encode(), "root_path": "",
+        "query_string": urlencode({name: _query_value(one) for name, one in query.items()}, doseq=True).encode(),
+        "headers": [*headers.items(), (b"host", b"grpc"), (b"content-length", str(len(body)).encode())],
+        "client": None, "server": None,
+    }  # fmt: skip
+    status, answered, parts = 500, dict[bytes, bytes](), list[bytes]()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            answered.update(message["headers"])
+        else:
+            parts.append(message.get("body", b""))
+
+    await app(scope, receive, send)
+    return HttpAnswer(status=status, headers=answered, body=b"".join(parts))
+
+
+def _query_value(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _response_of(answer: HttpAnswer, response_type: type[Message]) -> Message:
+    response = response_type()
+    fields = response.DESCRIPTOR.fields
+    if not fields:
+        return response
+    if fields[0].name == "content":
+        fill(response, {"content": answer.body, "content_type": answer.headers.get(b"content-type", b"").decode()})
+    else:
+        _set(response, fields[0], msgspec.json.decode(answer.body))
+    return response
+
+
+def _status_of(answer: HttpAnswer) -> status_pb2.Status:
+    problem = msgspec.json.decode(answer.body)
+    status = _status(
+        CODES.get(answer.status, code_pb2.INTERNAL),
+        reason=problem["reason"],
+        message=" ".join(part for part in (problem["title"], problem["detail"]) if part),
+        fields=[(one["field"].removeprefix("/"), one["rule"]) for one in problem.get("errors", ())],
+        metadata={"next_step": problem["next_step"], "trace_id": problem["trace_id"]},
+    )
+    if b"retry-after" in answer.headers:
+        delay = duration_pb2.Duration(seconds=int(answer.headers[b"retry-after"]))
+        _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def _status(
+    code: int,
+    *,
+    reason: str,
+    message: str,
+    fields: Sequence[tuple[str, str]] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=message)
+    _attach(status, error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata or {}))
+    if fields:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=name, description=rule) for name, rule in fields
+        ]
+        _attach(status, error_details_pb2.BadRequest(field_violations=violations))
+    return status
+
+
+def _attach(status: status_pb2.Status, detail: Message) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)

@@ -1,0 +1,86 @@
+"""Subscribing over gRPC: the same events as over HTTP, as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from shared.event import leaf_hash_of
+from tests.foreign import foreign
+from tests.grpc_streaming import reason_of, refusal, streams_serving, take
+from tests.house import Client, TestHouse
+
+MEGABYTES = 16
+
+
+async def _register(who: Client, system: str) -> None:
+    await who.post("/v1/systems", key=system, name=system, intended_use="tells who is late", risk_class="limited")
+
+
+async def test_subscribers_get_the_events_of_the_feed(house: TestHouse) -> None:
+    """What was and what comes, the exact bytes; resumed anywhere, the rest; and UNAVAILABLE when the service goes."""
+    ada = house.client("Ada Author")
+    await _register(ada, "past")
+    async with streams_serving(house) as wire:
+        stream = wire.subscribe(ada)
+        feed = (await ada.get("/v1/requirements/events"))["events"]
+        got = await take(stream, len(feed))
+        assert [(one.position, one.event.decode(), one.leaf_hash) for one in got] == [
+            (event["position"], event["event"], event["leaf_hash"]) for event in feed
+        ]
+        assert all(leaf_hash_of(one.event) == one.leaf_hash for one in got)
+        heartbeat = await stream.read()
+        assert (heartbeat.position, heartbeat.HasField("event")) == (feed[-1]["position"], False)
+        await _register(ada, "present")
+        got += await take(stream, 1)
+        for at, one in enumerate(got):
+            resumed = wire.subscribe(ada, from_position=one.position)
+            assert await take(resumed, len(got) - at - 1) == got[at + 1 :]
+            resumed.cancel()
+        filtered = wire.subscribe(ada, systems=["present"], names=["requirements.ai-system-registered"])
+        assert await take(filtered, 1) == got[-1:]
+        await wire.server.aclose()
+        for open_stream in (stream, filtered):
+            gone = await refusal(open_stream)
+            assert (gone.code, reason_of(gone)) == (grpc.StatusCode.UNAVAILABLE, "stream-ends")
+
+
+async def test_a_wish_that_cannot_be_met_is_refused(house: TestHouse) -> None:
+    """With the reasons of HTTP."""
+    ada = house.client("Ada Author")
+    async with streams_serving(house) as wire:
+        for who, fields, code, reason in (
+            (None, {}, grpc.StatusCode.UNAUTHENTICATED, "missing-token"),
+            (ada, {"from_position": -1}, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request"),
+            (ada, {"from_position": 2**62}, grpc.StatusCode.FAILED_PRECONDITION, "position-ahead"),
+            (ada, {"systems": ["\0"]}, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request"),
+            (ada, {"systems": ["nowhere"]}, grpc.StatusCode.NOT_FOUND, "ai-system-not-found"),
+            (ada, {"names": ["requirements.nothing"]}, grpc.StatusCode.INVALID_ARGUMENT, "unknown-event"),
+        ):
+            refused = await refusal(wire.subscribe(who, **fields))
+            assert (refused.code, reason_of(refused)) == (code, reason)
+
+
+async def test_one_who_reads_nothing_is_cut_off_and_resumes_without_a_gap(house: TestHouse) -> None:
+    """RESOURCE_EXHAUSTED behind what it had got by then."""
+    ada = house.client("Ada Author")
+    await _register(ada, "flights")
+    for _ in range(MEGABYTES):
+        await foreign(
+            house, "requirements", "intended-use-revised", "ai-system:flights",
+            intended_use="x" * 10**6, risk_class="limited",
+        )  # fmt: skip
+    head = house.seen["requirements"]
+    async with streams_serving(house, send_s_max=0.3) as wire:
+        deaf = wire.subscribe(ada)
+        await deaf.read()
+        async with asyncio.timeout(30):
+            while house.house.subscriptions["requirements"].subscribers:  # noqa: ASYNC110 -- nothing tells of it
+                await asyncio.sleep(0.02)
+        got = [1]
+        cut = await refusal(deaf, got)
+        assert (cut.code, reason_of(cut)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow-subscriber")
+        assert len(got) < head
+        rest = await take(wire.subscribe(ada, from_position=got[-1]), head - got[-1])
+        assert [*got, *(one.position for one in rest)] == list(range(1, head + 1))
