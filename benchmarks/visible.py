@@ -71,6 +71,12 @@ async def _command(client: LeanClient, number: int) -> tuple[float, float]:
 
 
 async def _register(client: LeanClient, key: str) -> str:
-    body = {"key": key, "name": "Bench", "intended_use": "to be seen soon", "risk_class": "limited", "reason": "measured"}
+    body = {
+        "key": key,
+        "name": "Bench",
+        "intended_use": "to be seen soon",
+        "risk_class": "limited",
+        "reason": "measured",
+    }
     position: str = (await client.post("/v1/systems", body))["position"]
     return position

@@ -93,8 +93,8 @@ def asyncapi_document(facts: Mapping[str, Sequence[type[Fact]]], *, version: str
             "version": version,
             "description": (
                 "Every event of every service, exactly as it was stored. Kafka carries CloudEvents 1.0 in binary mode, one topic"
-                " with one partition for each service; server-sent events carry the same text under the same positions. At least once:"
-                " drop what is at or below the position that you have."
+                " with one partition for each service; server-sent events carry the same text under the same positions. At least"
+                " once: drop what is at or below the position that you have."
             ),
             "license": {"name": "Apache-2.0"},
         },

@@ -143,7 +143,9 @@ def _add_proof_routes(router: APIRouter, doors: Doors, log: ServiceLog) -> None:
 
 def _add_tile_routes(router: APIRouter, doors: Doors, access: Access, tables: LogTables) -> None:
     name = doors.service
-    binary: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}, "description": "C2SP tlog-tiles"}}
+    binary: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"application/octet-stream": {}}, "description": "C2SP tlog-tiles"}
+    }
 
     @router.get(
         "/tile/entries/{path:path}",
