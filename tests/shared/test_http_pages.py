@@ -32,8 +32,8 @@ async def test_the_link_signs_in_and_the_cookie_serves_the_same_api(house: TestH
     assert "requirements" in (await house.http.get("/v1/info")).json()["signing"]
 
 
-async def test_only_health_the_api_document_and_the_keys_answer_without_a_token(house: TestHouse) -> None:
-    """Deny by default: every other route of the application asks who is there."""
+async def test_only_health_the_api_document_the_keys_and_the_witness_answer_without_a_token(house: TestHouse) -> None:
+    """Deny by default: every other route of the application asks who is there. A witness asks for the signature of a log."""
     open_paths = set()
     for path, verbs in house.house.app.openapi()["paths"].items():
         for verb in verbs:
@@ -41,4 +41,4 @@ async def test_only_health_the_api_document_and_the_keys_answer_without_a_token(
             answer = await house.http.request(verb.upper(), concrete, json={} if verb != "get" else None)
             if answer.status_code != 401:
                 open_paths.add(path)
-    assert open_paths == {"/healthz", "/readyz", "/issuer/jwks"}
+    assert open_paths == {"/healthz", "/readyz", "/issuer/jwks", "/add-checkpoint"}

@@ -134,15 +134,16 @@ async def _disturb(url: str, line: CuttableLine, book: Book, chosen: random.Rand
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_postgresql_is_killed_and_comes_back(book: Book, open_folder: Path, seed: int) -> None:
-    """Its process is killed while commits are on their way; it recovers, and the clients go on without being told of it."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGINT], ids=["killed", "immediate", "fast"])
+async def test_postgresql_ends_and_comes_back(book: Book, open_folder: Path, how: signal.Signals, seed: int) -> None:
+    """Killed, or stopped in either hard way, while commits are on their way: it recovers, and the clients go on untold."""
     folder = open_folder / "server"
     server = EmbeddedPostgres.start(folder)
     url = server.dsn
     await migrate_service(url, service=SERVICE)
     appending = asyncio.create_task(append(url, book, seed))
     await promised(book, random.Random(seed).randint(5, 60))
-    os.kill(int((folder / "cluster/data/postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+    os.kill(int((folder / "cluster/data/postmaster.pid").read_text().split()[0]), how)
     await asyncio.to_thread(server.stop)
     with await asyncio.to_thread(EmbeddedPostgres.start, folder):
         await appending
