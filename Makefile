@@ -24,7 +24,7 @@ run: ## Serve everything on loopback; started again, it continues (Ctrl-C ends i
 .PHONY: test
 test: ## Run the tests; some of them: make test ARGS='tests/releases -x'
 	@scripts/install run demo flights dev
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: check
 check: ## Check format, lint, types, import rules and tidiness

@@ -28,6 +28,7 @@ class _Event(msgspec.Struct, frozen=True):
 
 class _Page(msgspec.Struct, frozen=True):
     events: list[_Event]
+    next_position: int
 
 
 class ProducerFeed:
@@ -55,7 +56,9 @@ class ProducerFeed:
             ]
         except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError, NotTheEvent, OSError) as error:
             raise ProducerAway(f"the feed of {service} at {address}: {error}") from error
-        if [event.position for event in events] != list(range(after + 1, after + 1 + len(events))):
+        # A page without events may have passed some over too.
+        passed = range(after + 1, page.next_position + 1)
+        if [event.position for event in events] != list(passed):
             raise ProducerAway(f"the feed of {service} does not show everything to our token")
         return events
 

@@ -54,7 +54,7 @@ def test_the_protos_are_lint_clean(modules: Path, tmp_path: Path) -> None:
 
 def test_the_protos_break_nobody(modules: Path, tmp_path: Path) -> None:
     """Against those of the last commits that changed them."""
-    commits = _git("log", "-2", "--format=%H", "--", "proto/prooftrail").decode().split()
+    commits = _git("log", "-2", "--diff-filter=AM", "--format=%H", "--", "proto/prooftrail").decode().split()
     if not commits:
         pytest.skip("the history of the protos is not here")
     for commit in commits:
