@@ -10,7 +10,8 @@ It is an implementation of its own of RFC 6962 trees, C2SP signed notes and cosi
      3  all checks pass, but a key that they       15  an evidence file is not the one that an event names
         rest on came from the pack itself          16  two histories: a checkpoint, witness or promise contradicts
     10  an event was altered                       17  a printed name is not the one that was committed to
-    11  an event is missing, out of order or too many
+    11  an event is missing, out of order or       18  a time stamp is not of this, or not from the pinned authority
+        too many
 
 The first check that fails decides. Checks go service by service: keys, checkpoint, events, tree, witnesses; then the manifest,
 the digest of every file, the contents of events, evidence, names, and what the caller brought along.
@@ -38,11 +39,15 @@ from binascii import hexlify
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cryptography.exceptions import InvalidSignature
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 CHUNK_BYTES = 1 << 20
@@ -65,7 +70,7 @@ NOT_AS_WRITTEN = (
 
 class Code(IntEnum):
     PROVEN, UNREADABLE, USAGE, UNPINNED = 0, 1, 2, 3
-    EVENT, ORDER, SIGNATURE, CHECKPOINT, TREE, EVIDENCE, FORK, NAME = 10, 11, 12, 13, 14, 15, 16, 17
+    EVENT, ORDER, SIGNATURE, CHECKPOINT, TREE, EVIDENCE, FORK, NAME, TIME = 10, 11, 12, 13, 14, 15, 16, 17, 18
 
 
 CLASSES = {
@@ -80,6 +85,7 @@ CLASSES = {
     Code.EVIDENCE: "evidence file",
     Code.FORK: "two histories",
     Code.NAME: "printed name",
+    Code.TIME: "time stamp",
 }
 NOT_PROVEN = (
     "that what was entered is true: only that it was entered like this, in this order, and was not changed since",
@@ -442,10 +448,12 @@ class Pins:
 
 @dataclass(frozen=True)
 class Brought:
-    """Notes that the reader kept: checkpoints and promises."""
+    """What the reader kept: checkpoints, promises, and time stamps (RFC 3161) with the authorities that the reader trusts."""
 
     checkpoints: Sequence[str] = ()
     promises: Sequence[str] = ()
+    timestamps: Sequence[bytes] = ()
+    authorities: Sequence[x509.Certificate] = ()
 
 
 MEMBER = re.compile(
@@ -1109,6 +1117,196 @@ def check_promise(content: str, manifest: Manifest, logs: Sequence[Log]) -> None
             raise Failure(Code.FORK, "the log had promised another event at this position", log.service, position)
 
 
+# Time stamps (RFC 3161, as CMS signed data, RFC 5652): only DER, and only what an authority's answer needs.
+
+SIGNED_DATA, TIME_STAMPED = "2a864886f70d010702", "2a864886f70d0109100104"
+CONTENT_TYPE, MESSAGE_DIGEST = "2a864886f70d010903", "2a864886f70d010904"
+SIGNING_CERTIFICATE, SIGNING_CERTIFICATE_V2 = "2a864886f70d010910020c", "2a864886f70d010910022f"
+SHA256 = "608648016503040201"
+DIGESTS: dict[str, tuple[str, hashes.HashAlgorithm]] = {
+    SHA256: ("sha256", hashes.SHA256()),
+    "608648016503040202": ("sha384", hashes.SHA384()),
+    "608648016503040203": ("sha512", hashes.SHA512()),
+}
+NO_CERTIFICATE = (
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)  # what reading certificates of others may raise
+INTEGER, OCTETS, NAMED, TIME, SEQUENCE, SET, FIRST, SECOND = 0x02, 0x04, 0x06, 0x18, 0x30, 0x31, 0xA0, 0xA1
+"""DER tags; the last two are [0] and [1], constructed."""
+
+
+@dataclass(frozen=True)
+class Der:
+    """One element: its tag, its content, and all its bytes."""
+
+    tag: int
+    content: bytes
+    whole: bytes
+
+    @classmethod
+    def read(cls, content: bytes) -> Der:
+        """The one element that the bytes are; ValueError."""
+        [element] = cls._all(content)
+        return element
+
+    @classmethod
+    def _all(cls, content: bytes) -> Iterator[Der]:
+        at = 0
+        while at < len(content):
+            if at + 2 > len(content):
+                raise ValueError("DER that ends too early")
+            tag, size, start = content[at], content[at + 1], at + 2
+            if size > 0x80:
+                count = size - 0x80
+                size, start = int.from_bytes(content[start : start + count]), start + count
+                if count > 4 or size < (0x80 if count == 1 else 1 << 8 * (count - 1)):
+                    raise ValueError("a length that is not DER")
+            if content[at + 1] == 0x80 or tag & 31 == 31 or start + size > len(content):
+                raise ValueError("no DER")
+            yield cls(tag, content[start : start + size], content[at : start + size])
+            at = start + size
+
+    def parts(self, *tags: int) -> list[Der]:
+        """The elements in it, of which the first ones have these tags."""
+        parts = list(self._all(self.content))
+        if [part.tag for part in parts[: len(tags)]] != list(tags):
+            raise ValueError("an element is missing")
+        return parts
+
+    def only(self, *tags: int) -> Der:
+        """The element in the element in this one, with these tags, each alone."""
+        [element] = self.parts(tags[0])
+        return element.only(*tags[1:]) if tags[1:] else element
+
+    def named(self) -> str:
+        """The object identifier that it begins with, in hex."""
+        return self.parts(NAMED)[0].content.hex()
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What an authority says: something with this SHA-256 existed at the time."""
+
+    digest: bytes
+    at: datetime
+    authority: str
+
+
+def check_timestamp(content: bytes, authorities: Sequence[x509.Certificate]) -> Stamp:
+    """A time stamp, alone or in an authority's answer; Failure unless a pinned authority signed it."""
+    try:
+        return _stamp(content, authorities)
+    except (*NOT_AS_WRITTEN, *NO_CERTIFICATE, InvalidSignature) as error:
+        why = "its signature is not its signer's" if isinstance(error, InvalidSignature) else error
+        raise Failure(Code.TIME, f"a time stamp does not hold: {why}") from error
+
+
+def _stamp(content: bytes, authorities: Sequence[x509.Certificate]) -> Stamp:
+    outer = Der.read(content)
+    parts = outer.parts()
+    token = outer if parts[0].tag == NAMED else outer.parts(SEQUENCE, SEQUENCE)[1]
+    if token.named() != SIGNED_DATA:
+        raise ValueError("it is no signed data")
+    _, _, inner, *rest = token.parts(NAMED, FIRST)[1].only(SEQUENCE).parts(INTEGER, SET, SEQUENCE)
+    if inner.named() != TIME_STAMPED:
+        raise ValueError("it signs no time stamp")
+    stamped = inner.parts(NAMED, FIRST)[1].only(OCTETS).content
+    held = [x509.load_der_x509_certificate(one.whole) for part in rest if part.tag == FIRST for one in part.parts()]
+    _, _, imprint, _, time, *_ = Der.read(stamped).parts(INTEGER, NAMED, SEQUENCE, INTEGER, TIME)
+    at = _time(time.content)
+    signer = _signer(rest[-1].only(SEQUENCE), stamped, [*authorities, *held])
+    _require_vouched(signer, authorities, held, at)
+    algorithm, digest = imprint.parts(SEQUENCE, OCTETS)
+    if algorithm.named() != SHA256 or len(digest.content) != 32:
+        raise ValueError("it is not over a SHA-256")
+    return Stamp(digest.content, at, signer.subject.rfc4514_string())
+
+
+def _time(content: bytes) -> datetime:
+    """GeneralizedTime as RFC 3161 has it: UTC, with or without a fraction."""
+    text = content.decode("ascii")
+    if not re.fullmatch(r"\d{14}(\.\d{0,8}[1-9])?Z", text, re.ASCII):
+        raise ValueError("its time is not one of RFC 3161")
+    return datetime.strptime(text[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+
+
+def _signer(info: Der, stamped: bytes, certificates: Sequence[x509.Certificate]) -> x509.Certificate:
+    """Whose signature it is: of the certificate that the signed attributes name by its hash."""
+    _, _, digest, attributes, _, signature, *_ = info.parts(INTEGER)
+    name, algorithm = DIGESTS[digest.named()]
+    if (attributes.tag, signature.tag) != (FIRST, OCTETS):
+        raise ValueError("it has no signed attributes")
+    pairs = [one.parts(NAMED, SET) for one in attributes.parts()]
+    said = {key.content.hex(): value.parts()[0] for key, value in pairs}
+    if len(said) != len(pairs) or any(len(value.parts()) != 1 for _, value in pairs):
+        raise ValueError("it says an attribute twice")
+    if said[CONTENT_TYPE].content.hex() != TIME_STAMPED:
+        raise ValueError("its attributes are those of something else")
+    if said[MESSAGE_DIGEST].content != hashlib.new(name, stamped).digest():
+        raise ValueError("its text is not the one that was signed")
+    signer = next((one for one in certificates if _is_named(one, said)), None)
+    if signer is None:
+        raise ValueError("the certificate of its signer is neither in it nor pinned")
+    _verify_signature(signer, signature.content, b"\x31" + attributes.whole[1:], algorithm)
+    return signer
+
+
+def _is_named(certificate: x509.Certificate, said: Mapping[str, Der]) -> bool:
+    """Whether this is the certificate that signed (RFC 2634, 5.4, and RFC 5035)."""
+    content, name = certificate.public_bytes(serialization.Encoding.DER), "sha1"
+    if SIGNING_CERTIFICATE_V2 in said:
+        first = said[SIGNING_CERTIFICATE_V2].parts(SEQUENCE)[0].parts(SEQUENCE)[0]
+        stated = first.parts()[0]
+        name = DIGESTS[stated.named()][0] if stated.tag == SEQUENCE else "sha256"
+        first = first.parts()[1] if stated.tag == SEQUENCE else stated
+    else:
+        first = said[SIGNING_CERTIFICATE].parts(SEQUENCE)[0].parts(SEQUENCE)[0].parts(OCTETS)[0]
+    return first.tag == OCTETS and hashlib.new(name, content, usedforsecurity=False).digest() == first.content
+
+
+def _verify_signature(
+    signer: x509.Certificate, signature: bytes, message: bytes, algorithm: hashes.HashAlgorithm
+) -> None:
+    key = signer.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        key.verify(signature, message, padding.PKCS1v15(), algorithm)
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        key.verify(signature, message, ec.ECDSA(algorithm))
+    else:
+        raise ValueError("it is signed neither with RSA nor with ECDSA")
+
+
+def _require_vouched(
+    signer: x509.Certificate, pinned: Sequence[x509.Certificate], held: Sequence[x509.Certificate], at: datetime
+) -> None:
+    """A chain of certificates, all valid at that time, leads from the signer to a pinned one."""
+    uses = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    if list(uses.value) != [x509.oid.ExtendedKeyUsageOID.TIME_STAMPING] or not uses.critical:
+        raise ValueError("its signer's certificate is not one for time stamps alone")
+    certificate, seen = signer, 0
+    while certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc and seen <= len(held):
+        if certificate in pinned:
+            return
+        issuers = [one for one in (*pinned, *held) if one != certificate and _issued(one, certificate)]
+        if not issuers:
+            raise ValueError(f"no pinned authority vouches for {signer.subject.rfc4514_string()}")
+        certificate, seen = issuers[0], seen + 1
+    raise ValueError("a certificate was not valid at its time")
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints)
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return False
+    return constraints.value.ca
+
+
 # The whole check, and what it tells.
 
 
@@ -1197,6 +1395,10 @@ def _verify(file: BinaryIO, pins: Pins, brought: Brought, report: Report) -> Non
     for promise in brought.promises:
         check_promise(promise, manifest, logs)
     report.proven = _proven(manifest, logs, contents, files, len(names), len(brought.promises))
+    if brought.authorities:
+        report.proven += _stamped(container, logs, brought)
+    elif brought.timestamps:
+        remarks.append("time stamps that were brought along: no authority is pinned (--authority)")
     report.not_proven = [*remarks, *_limits(manifest, logs, contents, names, pins), *NOT_PROVEN]
     if unpinned:
         report.code = Code.UNPINNED
@@ -1208,6 +1410,29 @@ def _compare(log: Log, brought: Brought, contents: Contents) -> list[str]:
     texts = [text for text in brought.checkpoints if text.rpartition("\n\n")[0].startswith(name + "/")]
     others = [*log.kept, *(_signed_checkpoint(text, name, log.trusted, log.service) for text in texts)]
     return check_history(log, others, contents.recoveries.get(log.service, []))
+
+
+def _stamped(container: Container, logs: Sequence[Log], brought: Brought) -> list[str]:
+    """What the time stamps prove; Failure for one of something else than the pack, or a checkpoint that its tree goes on from."""
+    subjects = {hashlib.sha256(container.read("manifest")).digest(): "this pack"}
+    brought_texts = [text.rpartition("\n\n")[0] + "\n" for text in brought.checkpoints]
+    for log in logs:
+        for text in [log.checkpoint.note.text, *(one.note.text for one in log.kept), *brought_texts]:
+            origin, size, root = text.split("\n")[:3]
+            if origin.rpartition("/")[0] != log.checkpoint.origin.rpartition("/")[0]:
+                continue
+            shown = log.tree.earlier_root(int(size)) if int(size) <= log.tree.size else None
+            if shown == _base64(root):
+                subjects[hashlib.sha256(text.encode()).digest()] = f"{log.service} up to position {size}"
+    lines = []
+    for content in brought.timestamps:
+        stamp = check_timestamp(content, brought.authorities)
+        if stamp.digest not in subjects:
+            raise Failure(
+                Code.TIME, f"a time stamp of {stamp.at:%Y-%m-%d %H:%M:%S} is of something else than this pack"
+            )
+        lines.append(f"{subjects[stamp.digest]}: existed by {stamp.at:%Y-%m-%d %H:%M:%S} UTC, says {stamp.authority}")
+    return lines
 
 
 def _proven(
@@ -1267,6 +1492,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--promise", action="append", default=[], type=Path, metavar="FILE", help="a promise that you kept"
     )
+    parser.add_argument(
+        "--timestamp", action="append", default=[], type=Path, metavar="FILE",
+        help="a time stamp (RFC 3161) of the pack, or of a checkpoint in it or brought along",
+    )  # fmt: skip
+    parser.add_argument("--authority", type=Path, metavar="FILE", help="certificates (PEM) of whom you trust for time")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -1276,12 +1506,14 @@ def run(parsed: argparse.Namespace) -> int:
         lines = [*parsed.key, *(parsed.keys.read_text().splitlines() if parsed.keys else [])]
         pins = Pins(frozenset(parse_key(line.strip()) for line in lines if line.strip() and not line.startswith("#")))
         kept = [[file.read_text() for file in files] for files in (parsed.checkpoint, parsed.promise)]
+        stamps = [file.read_bytes() for file in parsed.timestamp]
+        trusted = x509.load_pem_x509_certificates(parsed.authority.read_bytes()) if parsed.authority else []
     except (OSError, ValueError) as error:
         print(f"not understood: {error}", file=sys.stderr)
         return int(Code.USAGE)
     try:
         with parsed.pack.open("rb") as file:
-            report = verify(file, pins, Brought(*kept))
+            report = verify(file, pins, Brought(kept[0], kept[1], stamps, trusted))
     except OSError as error:
         report = Report(Code.UNREADABLE, Failure(Code.UNREADABLE, str(error)))
     print(json.dumps(report.plain(), indent=2) if parsed.json else report.text())

@@ -14,11 +14,13 @@ from shared.runtime import Foundation, Runtime, Service
 from .application import Traceability
 from .erasure import PersonErasure
 from .http_api import erasure_router, router
+from .http_timestamps import timestamp_router
 from .http_witness import witness_router
 from .ledger import Ledger
 from .pack_export import PackExport
 from .projections import TraceabilityProjection
 from .published_events import FACTS, SERVICE
+from .timestamping import Timestamping
 from .trace_book import TraceBook
 from .witnessing import KnownKeys, Witnessing
 
@@ -35,6 +37,7 @@ async def build(runtime: Runtime) -> Service:
     names = Names(pool=foundation.pool, services=runtime.services)
     witnessing = _witnessing(runtime, foundation, ledger)
     runtime.logs.own.append(witnessing)
+    timestamping = Timestamping(pool=foundation.pool, authority=runtime.settings.timestamp_url)
     application = Traceability(
         store=foundation.store,
         access=foundation.access,
@@ -67,8 +70,9 @@ async def build(runtime: Runtime) -> Service:
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
             log_router(doors=doors, access=foundation.access, log=foundation.log),
             witness_router(witnessing),
+            timestamp_router(doors=doors, timestamping=timestamping),
         ),
-        background=(ledger.run,),
+        background=(ledger.run, timestamping.run),
         folds=(book,),
     )
 
