@@ -23,6 +23,7 @@ from eventsourcing.persistence import StoredEvent
 from shared.errors import Unavailable
 from shared.event import system_of
 from shared.kept_connection import KeptConnection
+from shared.telemetry import append_batch_size
 
 GIVE_UP_SECONDS = 5.0
 """How long a batch is sent again while the database is away: a restart takes less."""
@@ -131,6 +132,7 @@ class BatchAppender:
         self._pool = pool
         self._connection = KeptConnection(pool=pool, take_seconds_max=give_up_s)
         self._service = service
+        self._labels = {"service": service}
         self._statement = (
             f"SELECT first, at, leaf_hashes, outcomes, versions FROM {service}.append_batch("
             "$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
@@ -141,6 +143,7 @@ class BatchAppender:
 
     async def send(self, batch: Sequence[AppendRequest]) -> Sequence[Answer | Exception]:
         """What became of each command, in order; raises nothing."""
+        append_batch_size.record(len(batch), self._labels)
         try:
             return await self._send_until_answered(batch)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the answer of those who wait

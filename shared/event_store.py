@@ -23,6 +23,7 @@ from shared.append_batch import GIVE_UP_SECONDS, Answer, Appended, AppendRequest
 from shared.errors import Conflict, Invalid
 from shared.event import Event, EventMapper, RecordedEvent
 from shared.group_writer import GroupWriter
+from shared.telemetry import store_conflicts
 
 
 class EventReceipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +218,7 @@ class PostgresEventStore:
         if answer.outcome == "stored":
             return await self._read_again(lambda: self._stored_receipt(stored, record, version))
         if answer.outcome == "conflict" or key is None:
+            store_conflicts.add(1, {"service": self.service})
             raise VersionConflict(
                 "Somebody changed this record first.",
                 why=f"{record} or another record of this command is at version {answer.version} now.",

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from shared.errors import ProoftrailError
 from shared.proto_schema import HEADERS
+from shared.telemetry import BEHIND_GRPC
 
 ERROR_DOMAIN = "prooftrail"
 
@@ -222,12 +223,12 @@ def _filled(binding: Binding, values: Mapping[str, Any]) -> str:
 async def _ask(
     app: ASGIApp, method: str, path: str, query: Mapping[str, Any], headers: Mapping[bytes, bytes], body: bytes
 ) -> HttpAnswer:
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
         "path": path, "raw_path": quote(path, safe="/:@").encode(), "root_path": "",
         "query_string": urlencode({name: _query_value(one) for name, one in query.items()}, doseq=True).encode(),
         "headers": [*headers.items(), (b"host", b"grpc"), (b"content-length", str(len(body)).encode())],
-        "client": None, "server": None,
+        "client": None, "server": None, "extensions": {BEHIND_GRPC: {}},
     }  # fmt: skip
     status, answered, parts = 500, dict[bytes, bytes](), list[bytes]()
 

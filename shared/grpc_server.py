@@ -26,6 +26,7 @@ from shared.grpc_calls import Binding, CallFailed, carry_out, status_of
 from shared.grpc_streams import metadata_of
 from shared.proto_schema import call_of, service_name_of
 from shared.subscription import SEND_SECONDS_MAX, SlowSubscriber
+from shared.telemetry import measured_call
 
 DESCRIPTORS = Path(__file__).parent.parent / "proto" / "prooftrail.binpb"
 DEADLINE_MAX_SECONDS = 60.0
@@ -142,11 +143,12 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self._handlers.get(handler_call_details.method)
 
     def _unary(self, method: Any, binding: Binding) -> Handler:
+        name = f"{method.containing_service.full_name}/{method.name}"
         request_type = message_factory.GetMessageClass(method.input_type)
         response_type = message_factory.GetMessageClass(method.output_type)
 
         async def handle(request: Message, context: Context) -> Message:
-            async with _failing_as_status(context), asyncio.timeout(_seconds_left(context)):
+            async with _answering(name, context), asyncio.timeout(_seconds_left(context)):
                 return await carry_out(self._app, binding, request, response_type, metadata=metadata_of(context))
             raise AssertionError("the call was aborted")
 
@@ -155,6 +157,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         )
 
     def _stream(self, method: Any, serve: Callable[[Any, Context], Any]) -> Handler:
+        name = f"{method.containing_service.full_name}/{method.name}"
         request_type = message_factory.GetMessageClass(method.input_type)
         response_type = message_factory.GetMessageClass(method.output_type)
         serializers = {
@@ -163,7 +166,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
         if method.client_streaming:
 
             async def collect(requests: AsyncIterator[Message], context: Context) -> Message:
-                async with _failing_as_status(context):
+                async with _answering(name, context):
                     response: Message = await serve(requests, context)
                     return response
                 raise AssertionError("the call was aborted")
@@ -171,7 +174,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
             return grpc.stream_unary_rpc_method_handler(collect, **serializers)
 
         async def stream(request: Message, context: Context) -> None:
-            async with _failing_as_status(context), contextlib.aclosing(serve(request, context)) as responses:
+            async with _answering(name, context), contextlib.aclosing(serve(request, context)) as responses:
                 async for response in responses:
                     await self._write(context, response)
 
@@ -206,18 +209,25 @@ def _seconds_left(context: Context) -> float:
 
 
 @contextlib.asynccontextmanager
-async def _failing_as_status(context: Context) -> AsyncIterator[None]:
-    try:
-        yield
-    except CallFailed as failed:
-        await _abort(context, failed.status)
-    except ProoftrailError as error:
-        await _abort(context, status_of(error, trace_id=uuid4().hex))
-    except TimeoutError:
-        status = status_pb2.Status(
-            code=code_pb2.DEADLINE_EXCEEDED, message=f"The call took longer than {DEADLINE_MAX_SECONDS} s."
-        )
-        await _abort(context, status)
+async def _answering(method: str, context: Context) -> AsyncIterator[None]:
+    """Measures the call, and ends it with the status of what the block raises."""
+    with measured_call(method) as call:
+        try:
+            yield
+        except (CallFailed, ProoftrailError, TimeoutError) as error:
+            status = _status_of(error)
+            call.code = code_pb2.Code.Name(status.code)
+            await _abort(context, status)
+
+
+def _status_of(error: CallFailed | ProoftrailError | TimeoutError) -> status_pb2.Status:
+    if isinstance(error, CallFailed):
+        return error.status
+    if isinstance(error, ProoftrailError):
+        return status_of(error, trace_id=uuid4().hex)
+    return status_pb2.Status(
+        code=code_pb2.DEADLINE_EXCEEDED, message=f"The call took longer than {DEADLINE_MAX_SECONDS} s."
+    )
 
 
 async def _abort(context: Context, status: status_pb2.Status) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import BrokenExecutor
 from typing import Any
 
@@ -20,11 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.artefacts import ARTEFACT_BYTES_MAX
 from shared.errors import FieldError, ProoftrailError, Unavailable
 from shared.http_doors import correlation_of
-from shared.telemetry import RequestMetrics
+from shared.telemetry import BEHIND_GRPC
 
 BODY_BYTES_MAX = 1 << 20
 LARGE_BODIES = re.compile(r"/v1/systems/[^/]+/(artefacts/.+|[^:]+:set-reference)")
 """Addresses that take whole files or whole columns of data."""
+
+UNOBSERVED_PATHS = frozenset({"/healthz", "/readyz", "/pages/enter"})
 
 FIELD_ERRORS_MAX = 50
 FIELD_NAME_CHARACTERS_MAX = 100
@@ -262,6 +264,11 @@ def _too_large(request: Request, limit: int) -> Response:
     )
 
 
+def _is_unobserved(scope: MutableMapping[str, Any]) -> bool:
+    """Probes say nothing, the link of the pages holds a token, and behind a call of gRPC the call is observed."""
+    return scope["path"] in UNOBSERVED_PATHS or BEHIND_GRPC in scope.get("extensions", ())
+
+
 def create_app(
     *,
     routers: Sequence[APIRouter],
@@ -281,6 +288,7 @@ def create_app(
         contact={"name": "Prooftrail"},
         servers=[{"url": "/"}],
         lifespan=lifespan,
+        telemetry={"exclude": _is_unobserved, "operation_spans": False, "logs": False, "auto_configure": False},
         docs_url=None,
         redoc_url=None,
     )
@@ -294,7 +302,6 @@ def create_app(
     ):
         app.add_exception_handler(exception, handler)
     app.add_middleware(BodyLimit)
-    app.add_middleware(RequestMetrics)
 
     @app.get("/healthz", tags=["operation"], operation_id="get_health", summary="The process is alive")
     async def get_health() -> dict[str, str]:

@@ -26,10 +26,10 @@ from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
-from opentelemetry import metrics
 
 from shared.event_sender import EventSender, Sent, StoredEvent, TopicReplaced
 from shared.feed import Feed
+from shared.figures import RELAY_AGE, RELAY_BACKLOG
 from shared.kafka_client import Patience, opened
 from shared.kafka_settings import KafkaSettings
 
@@ -38,12 +38,6 @@ BATCH_BYTES_MAX = 4 << 20
 BATCHES_ON_THEIR_WAY_MAX = 2
 
 _log = logging.getLogger(__name__)
-_backlog = metrics.get_meter("prooftrail").create_gauge(
-    "prooftrail.relay.backlog", unit="{event}", description="Events that are stored and not yet acknowledged by Kafka"
-)
-_age = metrics.get_meter("prooftrail").create_gauge(
-    "prooftrail.relay.age", unit="s", description="How long the oldest of them has waited"
-)
 
 AnswerType = TypeVar("AnswerType")
 
@@ -252,16 +246,20 @@ class Relay:
             await asyncio.sleep(self._pace.pulse_s)
 
     async def _measure(self) -> None:
-        """How much waits, and since when: told by the relay that leads, or led last."""
+        """How much waits, and since when: told by the relay that leads, or led last; by another one no more."""
+        labels = {"service": self.service}
         while True:
             await asyncio.sleep(self._pace.pulse_s)
+            if not self.leads:
+                RELAY_BACKLOG.tell(self.service)
+                RELAY_AGE.tell(self.service)
+                continue
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                if self.leads:
-                    head = await self._feed.head(service=self.service)
-                    oldest = await self._feed.read(service=self.service, after=self.position, limit=1)
-                    waited = (datetime.now(UTC) - oldest[0].recorded_at).total_seconds() if oldest else 0.0
-                    _backlog.set(max(0, head - self.position), {"service": self.service})
-                    _age.set(max(0.0, waited), {"service": self.service})
+                head = await self._feed.head(service=self.service)
+                oldest = await self._feed.read(service=self.service, after=self.position, limit=1)
+                waited = (datetime.now(UTC) - oldest[0].recorded_at).total_seconds() if oldest else 0.0
+                RELAY_BACKLOG.tell(self.service, (max(0, head - self.position), labels))
+                RELAY_AGE.tell(self.service, (max(0.0, waited), labels))
 
 
 async def _on(threads: ThreadPoolExecutor, call: Callable[..., AnswerType], *arguments: Any) -> AnswerType:

@@ -24,6 +24,7 @@ from shared.erasure import DECIDED, Eraser
 from shared.event import EventMapper, Fact
 from shared.event_store import PostgresEventStore
 from shared.feed import Feed
+from shared.figures import Measure, Measuring
 from shared.http_doors import Doors
 from shared.identity import TokenVerifier
 from shared.log.deployment import Logs
@@ -133,6 +134,13 @@ class Runtime:
             projection=runner,
             access=Access(pool=pool, service=service),
             directory=directory,
+            measuring=Measuring(
+                service=service,
+                pool=pool,
+                feed=self.feed,
+                reaction_sources=(erasure.SOURCE,),
+                every_s=self.settings.measure_s,
+            ),
             erasures=Reactions(
                 service=service,
                 handlers={DECIDED: eraser.erase},
@@ -191,6 +199,7 @@ class Foundation:
     access: Access
     directory: Directory
     erasures: Reactions
+    measuring: Measuring
 
 
 class Rebuildable(Protocol):
@@ -220,6 +229,7 @@ class Service:
     routers: tuple[APIRouter, ...]
     background: tuple[Callable[[], Awaitable[None]], ...] = ()
     folds: tuple[Rebuildable, ...] = ()
+    measures: tuple[Measure, ...] = ()
 
     @property
     def signs(self) -> bool:
@@ -239,6 +249,7 @@ class Service:
             group.create_task(_beat(self.foundation.pool, self.name))
             group.create_task(self.foundation.log.run())
             group.create_task(self.foundation.erasures.run())
+            group.create_task(self.foundation.measuring.run(*self.measures))
             for work in self.background:
                 group.create_task(_awaiting(work))
 

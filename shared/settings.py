@@ -46,6 +46,7 @@ class Settings:
     sign_in_max_age_s: int = 900
     after_timeout_s: float = 5.0
     deadline_check_s: float = 5.0
+    measure_s: float = 5.0
     deployment: str | None = None
     witnesses: tuple[tuple[str, str], ...] = ()
     log_keys: tuple[str, ...] = ()
@@ -94,6 +95,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         feed_urls=_feed_urls(environment),
         service_token=Path(token) if (token := environment.get("PROOFTRAIL_SERVICE_TOKEN_FILE")) else None,
         feed_readers=tuple(environment.get("PROOFTRAIL_FEED_READERS", "").replace(",", " ").split()),
+        measure_s=max(1, _number(environment, "PROOFTRAIL_MEASURE_S", 5, 3600)),
         retention_days=_number(environment, "PROOFTRAIL_RETENTION_DAYS", 3653, 36_525),
     )
     if settings.mode == "embedded" and not _is_loopback(settings.host):

@@ -1,27 +1,46 @@
-"""Metrics on a port of their own, in the Prometheus text format: requests by route, and how each log is doing."""
+"""Metrics on a port of their own, in the Prometheus text format: requests, calls, appends, and how each log is doing."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from opentelemetry import metrics
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import start_http_server
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-UNMATCHED = "unmatched"
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-OTHER_METHOD = "_OTHER"
-"""How the semantic conventions of OpenTelemetry name any other method, so that a client cannot make labels up."""
+FAILED_CODES = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""Codes that are a server's fault, after the semantic conventions."""
 
-_duration = metrics.get_meter("prooftrail").create_histogram(
-    "http.server.request.duration", unit="s", description="Duration of HTTP requests by method, route and status"
+BEHIND_GRPC = "prooftrail.behind_grpc"
+"""Extension of the scope of a request that stands for a call of gRPC, which is measured as that."""
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Bounds of the buckets, as the semantic conventions advise them."""
+COMMANDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+_meter = metrics.get_meter("prooftrail")
+_call_duration = _meter.create_histogram(
+    "rpc.server.call.duration",
+    unit="s",
+    description="Duration of calls of gRPC by method and status",
+    explicit_bucket_boundaries_advisory=SECONDS,
+)
+append_batch_size = _meter.create_histogram(
+    "prooftrail.store.batch.size",
+    unit="{command}",
+    description="Commands that were written to the store together",
+    explicit_bucket_boundaries_advisory=COMMANDS,
+)
+store_conflicts = _meter.create_counter(
+    "prooftrail.store.conflicts",
+    unit="{command}",
+    description="Commands that lost the race for a stream and were decided again",
 )
 
 
@@ -39,36 +58,31 @@ def serving_metrics(*, host: str, port: int) -> Iterator[int]:
         provider.shutdown()
 
 
-class RequestMetrics:
-    """Measures every request. Its labels are the route's template, never the ids in the path."""
+@dataclass
+class Call:
+    """A call of gRPC that is being answered, and the code that it ends with: OK unless somebody says otherwise."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 500
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, sending)
-        finally:
-            _duration.record(time.perf_counter() - started, _labels(scope, status))
+    code: str = "OK"
 
 
-def _labels(scope: Scope, status: int) -> dict[str, Any]:
-    return {
-        "http.request.method": scope["method"] if scope["method"] in METHODS else OTHER_METHOD,
-        "http.route": getattr(scope.get("route"), "path", UNMATCHED),
-        "http.response.status_code": status,
-    }
+@contextlib.contextmanager
+def measured_call(method: str) -> Iterator[Call]:
+    """Measures the call of `package.Service/Method` that the block answers."""
+    call, started = Call(), time.perf_counter()
+    try:
+        yield call
+    except asyncio.CancelledError:
+        call.code = "CANCELLED"
+        raise
+    except BaseException:
+        if call.code == "OK":
+            call.code = "UNKNOWN"
+        raise
+    finally:
+        labels = {"rpc.system.name": "grpc", "rpc.method": method, "rpc.response.status_code": call.code}
+        if call.code in FAILED_CODES:
+            labels["error.type"] = call.code
+        _call_duration.record(time.perf_counter() - started, labels)
 
 
 @dataclass(frozen=True, kw_only=True)

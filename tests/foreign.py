@@ -20,7 +20,14 @@ ACTOR = {
 
 async def foreign(house: TestHouse, service: str, name: str, stream: str, **data: Any) -> int:
     """Appends `<service>.<name>` with this data to the stream; gives its position, which all clients then pass as `after`."""
-    connection = await asyncpg.connect(house.house.runtime.database_url)
+    position = await append_foreign(house.house.runtime.database_url, service, name, stream, **data)
+    house.seen[service] = max(position, house.seen.get(service, 0))
+    return position
+
+
+async def append_foreign(database_url: str, service: str, name: str, stream: str, **data: Any) -> int:
+    """The same, where the services run in another process."""
+    connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
             version = await connection.fetchval(
@@ -39,7 +46,6 @@ async def foreign(house: TestHouse, service: str, name: str, stream: str, **data
             )
     finally:
         await connection.close()
-    house.seen[service] = max(position, house.seen.get(service, 0))
     return position
 
 

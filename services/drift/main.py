@@ -56,6 +56,7 @@ async def build(runtime: Runtime) -> Service:
             log_router(doors=doors, access=foundation.access, log=foundation.log),
         ),
         background=(reactions.run, drift.rounds.run),
+        measures=(lambda: drift.triage.measure(at=runtime.clock()),),
     )
 
 

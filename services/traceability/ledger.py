@@ -18,6 +18,7 @@ import msgspec
 
 from shared.event import RecordedEvent
 from shared.feed import PACE_SECONDS, Feed, without_holes
+from shared.figures import tell_consumer
 from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, NotThereYet
 
 LOOK_AGAIN_SECONDS = 0.25
@@ -100,6 +101,11 @@ class Ledger:
     async def positions(self) -> dict[str, int]:
         """How far the ledger holds each service."""
         return {service: position for service, position in (await self._last_of(self.sources)).items() if position}
+
+    async def measure(self) -> None:
+        """Shows how far the ledger holds each service."""
+        held = await self._last_of(self.sources)
+        await tell_consumer(service="traceability", consumer="ledger", positions=held, feed=self.feed)
 
     async def head(self) -> int:
         """The last ledger position."""

@@ -74,6 +74,7 @@ async def build(runtime: Runtime) -> Service:
         ),
         background=(ledger.run, timestamping.run),
         folds=(book,),
+        measures=(ledger.measure,),
     )
 
 

@@ -13,11 +13,23 @@ from shared.access import Access
 from shared.command import Change, CommandContext, execute, load_state
 from shared.event import Actor, Fact, RecordedEvent, key_of
 from shared.event_store import EventStore, Receipt
+from shared.figures import Figure
 
 from .. import consumed_events as consumed
 from ..domain import drift_signal
 from ..domain.drift_signal import Destination, DriftSignal
 from .streams import DRIFT, TRIAGERS, signal_stream
+
+UNSETTLED = ("open", "acknowledged", "escalated")
+
+_signals = Figure(
+    "prooftrail.drift.signals", unit="{signal}", description="Drift signals that are not settled, by status"
+)
+_overdue = Figure(
+    "prooftrail.drift.signals.overdue",
+    unit="{signal}",
+    description="Drift signals undecided after their triage deadline",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +114,18 @@ class Triage:
             return drift_signal.resolve(signal, **by)
 
         await execute(self.store, context, Change(stream, drift_signal.evolve, decide))
+
+    async def measure(self, *, at: datetime) -> None:
+        """Shows how many signals wait for a decision or for what was decided, and how many are overdue at the time."""
+        rows = await self.pool.fetch(
+            "SELECT status, count(*), count(*) FILTER (WHERE status <> 'escalated' AND triage_until <= $1) FROM drift_signal"
+            " WHERE status = ANY($2) GROUP BY status",
+            at,
+            UNSETTLED,
+        )
+        counts = {**dict.fromkeys(UNSETTLED, 0), **{status: count for status, count, _ in rows}}
+        _signals.tell("drift", *((count, {"status": status}) for status, count in counts.items()))
+        _overdue.tell("drift", (sum(overdue for _, _, overdue in rows), {}))
 
     async def drift_signal(self, *, actor: Actor, system: str, key: str) -> tuple[DriftSignal, int]:
         """The signal and its version."""
