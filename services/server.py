@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -34,7 +35,7 @@ def serve(names: Sequence[str]) -> int:
     try:
         settings = read_settings()
         with database(settings) as url:
-            asyncio.run(_serve(settings, url, names or SERVICES))
+            uvloop.run(_serve(settings, url, names or SERVICES))
     except ProoftrailError as error:
         print(explain(error), file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ Deny by default. Whoever holds no role in an AI system learns nothing of it, not
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 
 import asyncpg
@@ -13,6 +13,7 @@ import asyncpg
 from shared.effects import Effects
 from shared.errors import NotFound, Refused
 from shared.event import Actor, RecordedEvent
+from shared.group_reader import GroupReader
 from shared.token_errors import OnlyPersonsSign
 
 SOURCE = "requirements"
@@ -80,13 +81,20 @@ class Access:
     def __init__(self, *, pool: asyncpg.Pool, service: str) -> None:
         self._pool = pool
         self._schema = f"{service}_projection"
+        self._asked: GroupReader[tuple[str, str], frozenset[Role]] = GroupReader(read=self._roles)
 
     async def roles(self, *, system: str, subject: str) -> frozenset[Role]:
         """The roles of the subject in the AI system; empty if none."""
+        return await self._asked.ask((system, subject))
+
+    async def _roles(self, asked: Sequence[tuple[str, str]]) -> list[frozenset[Role]]:
         rows = await self._pool.fetch(
-            f"SELECT role FROM {self._schema}.role_grant WHERE system = $1 AND subject = $2", system, subject
+            f"SELECT array(SELECT role FROM {self._schema}.role_grant g WHERE g.system = a.system AND g.subject = a.subject)"
+            " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (system, subject, number) ORDER BY number",
+            [system for system, _ in asked],
+            [subject for _, subject in asked],
         )
-        return frozenset(role for role in Role if any(row["role"] == role for row in rows))
+        return [frozenset(role for role in Role if role in held) for (held,) in rows]
 
     async def systems(self, *, subject: str) -> list[str]:
         """The keys of all AI systems in which the subject holds a role, in order."""

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import asyncpg
 from eventsourcing.persistence import StoredEvent
 
+from shared.database_connection import may_come_from_an_argument
 from shared.errors import Unavailable
 from shared.event import system_of
 from shared.kept_connection import KeptConnection
@@ -36,9 +37,6 @@ BROKEN = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyn
 
 ROLLED_BACK = (asyncpg.QueryCanceledError, asyncpg.TransactionRollbackError)
 """PostgreSQL ended the transaction for a reason that passes."""
-
-UNWRITABLE_CLASSES = frozenset({"22", "23", "54"})
-"""SQLSTATE classes that an argument may be the reason of: data exception, integrity violation, program limit exceeded."""
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +145,7 @@ class BatchAppender:
         try:
             return await self._send_until_answered(batch)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the answer of those who wait
-            if len(batch) == 1 or not _may_come_from_an_argument(error):
+            if len(batch) == 1 or not may_come_from_an_argument(error):
                 return [error] * len(batch)
         return [(await self.send([request]))[0] for request in batch]
 
@@ -213,11 +211,6 @@ class BatchAppender:
 
 def _named(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}".rstrip(". ")
-
-
-def _may_come_from_an_argument(error: Exception) -> bool:
-    sqlstate: str = getattr(error, "sqlstate", None) or ""
-    return isinstance(error, (ValueError, TypeError, OverflowError)) or sqlstate[:2] in UNWRITABLE_CLASSES
 
 
 def _numbered(names: Iterable[str]) -> dict[str, int]:

@@ -15,7 +15,16 @@ ENDED = (
 )
 """After these the server closes the connection."""
 
+ARGUMENT_CLASSES = frozenset({"22", "23", "54"})
+"""SQLSTATE classes that an argument may be the reason of: data exception, integrity violation, program limit exceeded."""
+
 Result = TypeVar("Result")
+
+
+def may_come_from_an_argument(error: Exception) -> bool:
+    """Whether the statement may succeed with other arguments: the driver or the database could not take one."""
+    sqlstate: str = getattr(error, "sqlstate", None) or ""
+    return isinstance(error, (ValueError, TypeError, OverflowError)) or sqlstate[:2] in ARGUMENT_CLASSES
 
 
 class DatabaseConnection(asyncpg.Connection):  # type: ignore[misc]

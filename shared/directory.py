@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import asyncpg
 
 from shared.errors import Unavailable
+from shared.group_reader import GroupReader
 
 LOCK_MILLISECONDS = 200
 """How long an erasure waits for readers; commands queue behind it meanwhile."""
@@ -60,13 +61,12 @@ class Directory:
         self._pool = pool
         self._service = service
         self._new_salt = new_salt
+        self._asked: GroupReader[tuple[str, str], str | None] = GroupReader(read=self._commitments)
 
     async def commitment(self, *, subject: str, name: str) -> str:
         """The commitment to this name of the subject; the entry is made when there is none, or none any more."""
         while True:
-            commitment: str | None = await self._pool.fetchval(
-                f"SELECT name_commitment FROM {self._service}.person WHERE subject = $1 AND name = $2", subject, name
-            )
+            commitment = await self._asked.ask((subject, name))
             if commitment is not None:
                 return commitment
             salt = self._new_salt()
@@ -78,6 +78,15 @@ class Directory:
                 salt,
                 name,
             )
+
+    async def _commitments(self, asked: Sequence[tuple[str, str]]) -> list[str | None]:
+        rows = await self._pool.fetch(
+            f"SELECT (SELECT name_commitment FROM {self._service}.person p WHERE p.subject = a.subject AND p.name = a.name)"
+            " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (subject, name, number) ORDER BY number",
+            [subject for subject, _ in asked],
+            [name for _, name in asked],
+        )
+        return [commitment for (commitment,) in rows]
 
     async def people(self, commitments: Collection[str]) -> dict[str, Person]:
         """The entries for the commitments that are still there."""

@@ -22,6 +22,7 @@ from eventsourcing.persistence import StoredEvent
 from shared.append_batch import GIVE_UP_SECONDS, Answer, Appended, AppendRequest, BatchAppender, read_again
 from shared.errors import Conflict, Invalid
 from shared.event import Event, EventMapper, RecordedEvent
+from shared.group_reader import GroupReader
 from shared.group_writer import GroupWriter
 from shared.telemetry import store_conflicts
 
@@ -154,14 +155,11 @@ class PostgresEventStore:
         self._promiser = promiser
         self._appender = BatchAppender(pool=pool, service=service, give_up_s=give_up_s, at_step=at_step)
         self._read_again = partial(read_again, give_up_s=give_up_s)
+        self._asked: GroupReader[tuple[str, int], list[asyncpg.Record]] = GroupReader(read=self._streams)
         self._writer: GroupWriter[AppendRequest, Answer] = GroupWriter(send=self._appender.send)
 
     async def load(self, stream: str, *, after: int = 0) -> Sequence[Event]:
-        rows = await self._pool.fetch(
-            f"SELECT version, name, event FROM {self.service}.event WHERE stream = $1 AND version > $2 ORDER BY version",
-            stream,
-            after,
-        )
+        rows = await self._asked.ask((stream, after))
         return [
             self._mapper.to_domain_event(
                 StoredEvent(
@@ -170,6 +168,20 @@ class PostgresEventStore:
             )
             for row in rows
         ]
+
+    async def _streams(self, asked: Sequence[tuple[str, int]]) -> list[list[asyncpg.Record]]:
+        rows = await self._pool.fetch(
+            "SELECT a.number, e.version, e.name, e.event"
+            " FROM unnest($1::text[], $2::integer[]) WITH ORDINALITY AS a (stream, after, number) CROSS JOIN LATERAL"
+            f" (SELECT version, name, event FROM {self.service}.event WHERE stream = a.stream AND version > a.after"
+            " ORDER BY version) e ORDER BY a.number, e.version",
+            [stream for stream, _ in asked],
+            [after for _, after in asked],
+        )
+        answers: list[list[asyncpg.Record]] = [[] for _ in asked]
+        for row in rows:
+            answers[row["number"] - 1].append(row)
+        return answers
 
     async def answer(self, key: IdempotencyKey) -> Receipt | None:
         row = await self._pool.fetchrow(

@@ -82,7 +82,7 @@ class KeptFolder:
     def stamp(self, name: str) -> Stamp:
         """Another value after each replacement of the file."""
         try:
-            status = (self.path / name).stat()
+            status = os.stat(f"{self.path}/{name}")  # half as dear as the path's own, and asked with every promise
         except FileNotFoundError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size

@@ -98,7 +98,7 @@ def _parse_line(line: str) -> PromisedEvent:
 
 def _time_text(moment: datetime) -> str:
     """As the store writes it into the event: UTC, microseconds, Z."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _malformed(rule: str) -> MalformedPromise:
