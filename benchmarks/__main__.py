@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import tempfile
 import traceback
@@ -11,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import msgspec
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -46,7 +46,7 @@ def _measured(console: Console, name: str, server_url: str, scratch: Path) -> li
     measure: Measure = import_module(f"benchmarks.{name}").measure
     console.print(f"measuring {name} …")
     try:
-        return asyncio.run(measure(server_url, scratch))
+        return uvloop.run(measure(server_url, scratch))
     except Exception as error:  # noqa: BLE001 -- one benchmark that fails must not hide the others
         traceback.print_exc()
         return [not_run(name=name, why=f"{type(error).__name__}: {error}", unit="")]

@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import zip_longest
 from typing import Any, Literal, TypeVar
 
 import asyncpg
+import msgspec
 from eventsourcing.persistence import StoredEvent
 
 from shared.database_connection import may_come_from_an_argument
@@ -54,8 +54,7 @@ class StoreAway(Unavailable):
         self.may_be_stored = may_be_stored
 
 
-@dataclass(frozen=True, slots=True)
-class AppendRequest:
+class AppendRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The events of one command, and under which key its answer is kept: (subject, key, fingerprint)."""
 
     events: Sequence[StoredEvent]
@@ -70,8 +69,7 @@ class AppendRequest:
         return self.key and self.key[:2]
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """The events of the command are stored: positions from `first` on, one time, and their leaf hashes."""
 
     first: int
@@ -79,8 +77,7 @@ class Appended:
     leaf_hashes: Sequence[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class NotAppended:
+class NotAppended(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing was stored now. `again`: the batch was sent before, so that it may have been then.
 
     conflict: the stream is at `version`. answered: the key has an answer. reused: of another request. stored: by the first call.

@@ -111,10 +111,12 @@ class GroupWriter(Generic[RequestType, AnswerType]):
             )
 
     async def _write_all(self) -> None:
+        loop = asyncio.get_running_loop()
         batch: Sequence[_Waiting[RequestType, AnswerType]] = ()
         try:
-            while batch := self._next_batch():
-                _tell(batch, await self._send([one.request for one in batch]))
+            while batch := self._next_batch(told=max(1, len(batch))):
+                answers = await self._send([one.request for one in batch])
+                loop.call_soon(_tell, batch, answers)  # while the next one is on its way
         except BaseException:
             for one in (*batch, *self._waiting):
                 one.answer.cancel()
@@ -125,13 +127,17 @@ class GroupWriter(Generic[RequestType, AnswerType]):
             self._task = None
             self._idle.set()
 
-    def _next_batch(self) -> list[_Waiting[RequestType, AnswerType]]:
-        """The oldest requests that may go together, without those that were cancelled; empty when nothing waits."""
+    def _next_batch(self, *, told: int) -> list[_Waiting[RequestType, AnswerType]]:
+        """The oldest requests that may go together, without those that were cancelled; empty when nothing waits.
+
+        Half of those who wait and of the `told`, who were answered last: the other half is made ready while this one is written.
+        """
+        requests_max = min(REQUESTS_MAX, (len(self._waiting) + told + 1) // 2)
         batch: list[_Waiting[RequestType, AnswerType]] = []
         left: list[_Waiting[RequestType, AnswerType]] = []
         claims: set[Hashable] = set()
         room = BATCH_BYTES_MAX
-        while self._waiting and room > 0 and len(batch) < REQUESTS_MAX:
+        while self._waiting and room > 0 and len(batch) < requests_max:
             one = self._waiting.popleft()
             if one.answer.done():
                 self._waiting_bytes -= one.request.size
