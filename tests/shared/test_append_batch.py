@@ -106,7 +106,7 @@ async def transactions(url: str) -> int:
 
 
 async def test_commands_that_come_together_share_one_transaction(store: PostgresEventStore, url: str) -> None:
-    """The first goes alone, since nothing waited; the others go in two halves, so that one is made ready while the other is written."""
+    """The first goes alone, since nothing waited; of the others one half is made ready while the other is written."""
     async with held_back(url):
         appends = [append(store, counted(f"a:s/{number}", 1)) for number in range(20)]
         await asyncio.sleep(0.05)
