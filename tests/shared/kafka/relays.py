@@ -20,6 +20,9 @@ PATIENCE_S = 40.0
 """How long a test waits for what must come; nothing is measured."""
 PACE = Pace(retry_s=0.1, pulse_s=0.2, check_s=0.5, database_s=5.0)
 PATIENCE = Patience(request_s=1.0, delivery_s=2.0, reconnect_max_s=0.2)
+"""Of clients that are cut off: they notice it soon and try again."""
+CALM = Patience(request_s=PATIENCE_S, delivery_s=2 * PATIENCE_S)
+"""Of clients that nothing happens to, on a machine that may be busy."""
 
 
 def relay_of(

@@ -13,7 +13,7 @@ import pytest
 from shared import topic_cursor
 from shared.event import RecordedEvent
 from shared.event_sender import EventSender, StoredEvent
-from shared.kafka_client import KafkaAway, Topics, end_producer, open_producer
+from shared.kafka_client import KafkaAway, Patience, Topics, end_producer, open_producer
 from shared.kafka_feed import KafkaFeed, no_fill
 from shared.kafka_settings import KafkaSettings
 from shared.topic_cursor import Fill
@@ -21,6 +21,7 @@ from tests.kafka_broker import KafkaBroker
 from tests.kafka_broker.proxy import TcpProxy
 from tests.shared.conftest import Stores
 from tests.shared.kafka.relays import (
+    CALM,
     PATIENCE,
     PATIENCE_S,
     SOURCE,
@@ -45,9 +46,9 @@ class Producer:
 
 
 @contextlib.asynccontextmanager
-async def reading(kafka: KafkaSettings, fill: Fill = no_fill) -> AsyncIterator[KafkaFeed]:
+async def reading(kafka: KafkaSettings, fill: Fill = no_fill, *, patience: Patience = CALM) -> AsyncIterator[KafkaFeed]:
     """A feed at work."""
-    feed = KafkaFeed(kafka=kafka, services=[SOURCE], fill=fill, patience=PATIENCE)
+    feed = KafkaFeed(kafka=kafka, services=[SOURCE], fill=fill, patience=patience)
     task = asyncio.create_task(feed.listen())
     try:
         yield feed
@@ -73,10 +74,10 @@ async def send_as_is(kafka: KafkaSettings, *runs: Sequence[RecordedEvent]) -> No
     """Puts runs of events into the topic in this order, as leaders one after the other would."""
 
     def send() -> None:
-        sender = EventSender(service=SOURCE, epoch=1, kafka=kafka, patience=PATIENCE, too_large=set())
+        sender = EventSender(service=SOURCE, epoch=1, kafka=kafka, patience=CALM, too_large=set())
         sent = sender.send([as_stored(event) for run in runs for event in run])
         for future in sent.futures:
-            future.get(10)
+            future.get(PATIENCE_S)
         sender.close()
 
     await asyncio.to_thread(send)
@@ -166,7 +167,7 @@ async def test_damaged_and_foreign_records_are_no_events(
     await send_as_is(kafka, events[:1])
 
     def send_damaged() -> None:
-        producer = open_producer(kafka, PATIENCE)
+        producer = open_producer(kafka, CALM)
         for position, raw, leaf_hash in (
             (2, events[1].raw.replace(b"counted", b"counteD", 1), events[1].leaf_hash),
             (3, b"no event", events[2].leaf_hash),
@@ -190,7 +191,7 @@ async def test_damaged_and_foreign_records_are_no_events(
 async def test_an_event_that_is_elsewhere_is_fetched(stores: Stores, kafka: KafkaSettings) -> None:
     """Its record has only its address."""
     counter = stores.counter
-    topics = Topics.of(kafka, PATIENCE)
+    topics = Topics.of(kafka, CALM)
     await asyncio.to_thread(topics.make, kafka.event_topic(SOURCE), {"max.message.bytes": "2000"})
     topics.close()
     await counter.count(1)
@@ -228,7 +229,7 @@ async def test_it_follows_a_topic_that_is_deleted_and_made_again(stores: Stores,
     async with relaying(relay_of(stores, kafka)), reading(kafka) as feed:
         await counter.count(*range(300))
         seen = await read_to(feed, 300)
-        topics = Topics.of(kafka, PATIENCE)
+        topics = Topics.of(kafka, CALM)
         await asyncio.to_thread(topics.delete, kafka.event_topic(SOURCE))
         topics.close()
         await counter.count(*range(50))
@@ -271,7 +272,7 @@ async def test_it_follows_through_trouble_of_the_network(
     async with (
         TcpProxy.between(broker.ports["PROXY"], broker.ports["PROXIED"]) as proxy,
         relaying(relay_of(stores, through)),
-        reading(through) as feed,
+        reading(through, patience=PATIENCE) as feed,
     ):
         following = asyncio.create_task(read_on_to(feed, 1000))
         for _ in range(2):
