@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from shared.embedded_postgres import EmbeddedPostgres
 from shared.errors import ProoftrailError
 from shared.grpc_server import grpc_serving
 from shared.http_stream import CUT
+from shared.log_lines import set_up_logging
 from shared.moving import require_not_moved
 from shared.proto_schema import DEPLOYMENT
 from shared.settings import Settings, read_settings
@@ -28,12 +30,14 @@ from shared.telemetry import serving_metrics
 
 GRACEFUL_SHUTDOWN_SECONDS = 10
 
+_log = logging.getLogger(__name__)
+
 
 def serve(names: Sequence[str]) -> int:
     """Serves the named services, or all; returns the exit code of the process."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = read_settings()
+        set_up_logging(form=settings.log_format, service=service_name(names))
         with database(settings) as url:
             uvloop.run(_serve(settings, url, names or SERVICES))
     except ProoftrailError as error:
@@ -86,8 +90,20 @@ async def _serve(settings: Settings, database_url: str, names: Sequence[str]) ->
                 ending=house.end_streams,
             ) as grpc_port,
         ):
-            print(banner(settings, house, grpc_port), flush=True)
+            _tell(settings, banner(settings, house, grpc_port))
             await server
+
+
+def service_name(names: Sequence[str]) -> str:
+    """What traces and log lines call this process: OTEL_SERVICE_NAME, else after the services that it was started with."""
+    return os.environ.get("OTEL_SERVICE_NAME") or "-".join(("prooftrail", *names))
+
+
+def _tell(settings: Settings, text: str) -> None:
+    if settings.log_format == "json":
+        _log.info(text.partition("\n")[0])
+    else:
+        print(text, flush=True)
 
 
 class _Protocol(HttpToolsProtocol):
@@ -134,6 +150,7 @@ async def uvicorn_serving(
             http=_Protocol,
             host=settings.host,
             port=settings.port,
+            log_config=None,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,

@@ -12,18 +12,17 @@ An event that no record can hold has an empty value and `ce_dataref`, its addres
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
 from shared.event import RecordedEvent, leaf_hash_of
+from shared.trace_ids import TRACE_ID
 
 Headers = list[tuple[str, bytes]]
 
 _FIXED: Headers = [("ce_specversion", b"1.0"), ("content-type", b"application/json")]
-_TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 
 class NotTheEvent(ValueError):
@@ -65,7 +64,7 @@ def headers_of(raw: bytes, *, source: bytes, leaf_hash: str, epoch: bytes) -> He
         ("ce_leafhash", leaf_hash.encode()),
         ("ce_epoch", epoch),
     ]
-    if _TRACE_ID.fullmatch(told.correlation):
+    if TRACE_ID.fullmatch(told.correlation):
         # The bytes keep the trace and not the span, so the parent is named after the event itself.
         headers.append(("traceparent", f"00-{told.correlation}-{leaf_hash[:16]}-01".encode()))
     return headers

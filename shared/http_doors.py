@@ -30,6 +30,7 @@ from shared.event_store import IdempotencyKey, Receipt
 from shared.http_pages import credentials
 from shared.identity import Caller, TokenVerifier, require_recent_sign_in
 from shared.positions import parse_positions
+from shared.trace_ids import TRACE_ID, current_ids, tell_trace
 
 PAGE_SIZE_MAX = 200
 
@@ -290,14 +291,17 @@ def because(context: CommandContext, body: CommandBody) -> CommandContext:
 
 
 def correlation_of(request: Request) -> str:
-    """The trace id of `traceparent` (W3C Trace Context), else a new one: 32 hex digits."""
-    parts = request.headers.get("traceparent", "").split("-")
-    if len(parts) == 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef"):
-        return parts[1]
+    """The trace that the request belongs to, that of `traceparent` (W3C Trace Context), else a new one: 32 hex digits."""
     if not hasattr(request.state, "correlation"):
-        request.state.correlation = uuid4().hex
+        request.state.correlation = current_ids().trace_id or _trace_in(request.headers) or uuid4().hex
+        tell_trace(request.state.correlation)
     correlation: str = request.state.correlation
     return correlation
+
+
+def _trace_in(headers: Mapping[str, str]) -> str | None:
+    parts = headers.get("traceparent", "").split("-")
+    return parts[1] if len(parts) == 4 and TRACE_ID.fullmatch(parts[1]) else None
 
 
 async def _idempotency(request: Request, caller: Caller, key: str | None) -> IdempotencyKey | None:

@@ -23,6 +23,7 @@ from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
 from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.past_feed import PastFeed
+from shared.trace_ids import in_trace_of
 
 BATCH_EVENTS_MAX = 2_000
 RETRY_SECONDS = 1.0
@@ -174,9 +175,8 @@ class ProjectionRunner:
                         await effects.settle()
                 except POISON as error:
                     await bury(
-                        connection, service=self._projection.service, source=source, position=event.position,
-                        reader="projection", error=error,
-                    )  # fmt: skip
+                        connection, service=self._projection.service, event=event, reader="projection", error=error
+                    )
             self._at_step("buried")
             await self._store_position(connection, source, events)
         return events
@@ -322,15 +322,18 @@ class ProjectionRunner:
 
 
 async def bury(
-    connection: asyncpg.Connection, *, service: str, source: str, position: int, reader: str, error: Exception
+    connection: asyncpg.Connection, *, service: str, event: RecordedEvent, reader: str, error: Exception
 ) -> None:
     """Records an event that a reader could not take: kept, shown, and never silently skipped."""
-    _log.error("%s:%d goes to the dead letters of %s (%s): %s", source, position, service, reader, error)
+    with in_trace_of(event.raw):
+        _log.error(
+            "%s:%d goes to the dead letters of %s (%s): %s", event.service, event.position, service, reader, error
+        )
     await connection.execute(
         f"INSERT INTO {service}.dead_letter (source, position, reader, error) VALUES ($1, $2, $3, $4)"
         " ON CONFLICT (source, position, reader) DO UPDATE SET error = EXCLUDED.error, recorded_at = clock_timestamp()",
-        source,
-        position,
+        event.service,
+        event.position,
         reader,
         f"{type(error).__name__}: {error}"[:2000],
     )

@@ -20,6 +20,7 @@ from shared.event import Actor, RecordedEvent
 from shared.event_store import IdempotencyKey
 from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.projection import BATCH_EVENTS_MAX, POISON, RETRY_SECONDS, NotThereYet, ProjectionRunner, bury
+from shared.trace_ids import in_trace_of
 
 PROJECTION_WAIT_SECONDS = 30.0
 PASSING = (Unavailable, TooMuchContention)
@@ -66,7 +67,8 @@ class Reactions:
         events = without_holes(delivered, after=after)
         for event in events:
             if event.name in self.handlers:
-                await self._react(event)
+                with in_trace_of(event.raw):
+                    await self._react(event)
         if events:
             await self._store_position(source, events[-1].position)
         return len(events)
@@ -99,10 +101,7 @@ class Reactions:
             raise
         except POISON as error:
             async with self.pool.acquire() as connection:
-                await bury(
-                    connection, service=self.service, source=event.service, position=event.position,
-                    reader="reaction", error=error,
-                )  # fmt: skip
+                await bury(connection, service=self.service, event=event, reader="reaction", error=error)
         await self._store_position(event.service, event.position)
 
     def _context(self, event: RecordedEvent) -> CommandContext:

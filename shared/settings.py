@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from shared.errors import FieldError, Invalid
 from shared.kafka_settings import KafkaSettings, read_kafka_settings
+from shared.log_lines import LogFormat
 
 ARTEFACTS_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 FEED_URL = re.compile(r"((?P<service>[a-z]+)=)?(?P<url>https?://[^\s,=]+)")
@@ -47,6 +48,7 @@ class Settings:
     after_timeout_s: float = 5.0
     deadline_check_s: float = 5.0
     measure_s: float = 5.0
+    log_format: LogFormat = "text"
     deployment: str | None = None
     witnesses: tuple[tuple[str, str], ...] = ()
     log_keys: tuple[str, ...] = ()
@@ -96,6 +98,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         service_token=Path(token) if (token := environment.get("PROOFTRAIL_SERVICE_TOKEN_FILE")) else None,
         feed_readers=tuple(environment.get("PROOFTRAIL_FEED_READERS", "").replace(",", " ").split()),
         measure_s=max(1, _number(environment, "PROOFTRAIL_MEASURE_S", 5, 3600)),
+        log_format=_log_format(environment),
         retention_days=_number(environment, "PROOFTRAIL_RETENTION_DAYS", 3653, 36_525),
     )
     if settings.mode == "embedded" and not _is_loopback(settings.host):
@@ -131,6 +134,18 @@ def _database_url(environment: Mapping[str, str]) -> str | None:
             fields=(FieldError(field="DATABASE_URL", rule="postgresql://user:password@host:port/database"),),
         )
     return url
+
+
+def _log_format(environment: Mapping[str, str]) -> LogFormat:
+    form = environment.get("PROOFTRAIL_LOG_FORMAT") or "text"
+    if form not in ("text", "json"):
+        raise InvalidSetting(
+            f"PROOFTRAIL_LOG_FORMAT is {form[:40]!r}.",
+            why="Lines are written as text for people or as JSON for machines.",
+            next_step="Set PROOFTRAIL_LOG_FORMAT to json, or unset it for text.",
+            fields=(FieldError(field="PROOFTRAIL_LOG_FORMAT", rule="text or json"),),
+        )
+    return "json" if form == "json" else "text"
 
 
 def _deployment(environment: Mapping[str, str]) -> str | None:

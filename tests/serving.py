@@ -20,11 +20,15 @@ CHECKOUT = Path(__file__).parent.parent
 
 @contextlib.contextmanager
 def served(
-    data: Path, *names: str, database_url: str | None = None, settings: Mapping[str, str] | None = None
+    data: Path,
+    *names: str,
+    database_url: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    output: Path = Path(os.devnull),
 ) -> Iterator[tuple[str, float, int]]:
     """Serves the named services, or all, on the data folder: address, seconds until ready, process id. Ended with SIGTERM.
 
-    `settings` are further environment variables.
+    `settings` are further environment variables; `output` gets what it writes to standard output.
     """
     port, metrics_port = free_port(), free_port()
     environment = {
@@ -38,9 +42,10 @@ def served(
     }
     address = f"http://127.0.0.1:{port}"
     began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "services", *names], cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL
-    )
+    with output.open("wb") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services", *names], cwd=CHECKOUT, env=environment, stdout=written
+        )
     try:
         _wait_until_ready(address, process)
         yield address, time.monotonic() - began, process.pid

@@ -89,10 +89,7 @@ async def apply_one_by_one(pool: asyncpg.Pool, projection: Projection, histories
                         await projection.apply(effects, event)
                         await effects.settle()
                 except POISON as error:
-                    await bury(
-                        connection, service=service, source=source, position=event.position, reader="projection",
-                        error=error,
-                    )  # fmt: skip
+                    await bury(connection, service=service, event=event, reader="projection", error=error)
                 await connection.execute("UPDATE position SET position = $2 WHERE source = $1", source, event.position)
 
 
