@@ -15,7 +15,7 @@ import asyncpg
 import httpx
 from fastapi import APIRouter, FastAPI, Request
 
-from services.streams import stream_routers, subscriptions_of
+from services.streams import stream_routers, subscriptions_of, webhook_deliveries, webhook_routers
 from shared.database_roles import FEED, Logins, separate_roles
 from shared.errors import FieldError, Invalid, Unavailable
 from shared.feed import Feed, FeedAway, StoreFeed
@@ -31,6 +31,7 @@ from shared.log.note import VerifierKey
 from shared.runtime import Runtime, Service, migrate_service, open_pool, utc_now
 from shared.settings import Settings, make_open_folder
 from shared.subscription import Subscriptions
+from shared.webhooks.delivery import WebhookDelivery
 from shared.workers import Workers
 
 SERVICES = ("requirements", "verification", "releases", "drift", "traceability")
@@ -56,6 +57,7 @@ class House:
     app: FastAPI
     services: dict[str, Service]
     subscriptions: dict[str, Subscriptions]
+    webhooks: dict[str, WebhookDelivery]
     runtime: Runtime
     issuer: LocalIssuer | None
 
@@ -63,6 +65,8 @@ class House:
         """Subscribers are told to resume elsewhere."""
         for subscriptions in self.subscriptions.values():
             subscriptions.end()
+        for webhooks in self.webhooks.values():
+            webhooks.wake()
 
 
 def local_issuer(settings: Settings) -> LocalIssuer:
@@ -95,9 +99,15 @@ async def offline_house(
         runtime, pool = await _open_runtime(stack, settings, logins, issuer, names)
         services = await _build(stack, runtime, names)
         subscriptions = subscriptions_of(runtime, services)
-        streams = stream_routers(runtime, services, subscriptions)
+        webhooks = webhook_deliveries(runtime, services, subscriptions)
+        streams = [
+            *stream_routers(runtime, services, subscriptions),
+            *webhook_routers(runtime, services, subscriptions, webhooks),
+        ]
         app = _application(runtime, services, issuer, pool, streams)
-        yield House(app=app, services=services, subscriptions=subscriptions, runtime=runtime, issuer=issuer)
+        yield House(
+            app=app, services=services, subscriptions=subscriptions, webhooks=webhooks, runtime=runtime, issuer=issuer
+        )
 
 
 async def _open_runtime(
@@ -185,6 +195,7 @@ async def _running(house: House) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(house.runtime.feed.listen(), name="feed")]
     tasks += [asyncio.create_task(service.run(), name=name) for name, service in house.services.items()]
     tasks += [asyncio.create_task(one.run(), name=f"{name} streams") for name, one in house.subscriptions.items()]
+    tasks += [asyncio.create_task(one.run(), name=f"{name} webhooks") for name, one in house.webhooks.items()]
     tasks += [asyncio.create_task(relay.run(), name=f"relay {relay.service}") for relay in _relays(house)]
     for task in tasks:
         task.add_done_callback(_tell_if_it_died)

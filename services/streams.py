@@ -1,19 +1,28 @@
-"""What streams: the subscribers' doors of the services, over HTTP and gRPC."""
+"""What streams: the subscribers' doors of the services, over HTTP and gRPC, and what is sent to their webhooks."""
 
 from __future__ import annotations
 
+import random
+import secrets
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
+import httpx
 from fastapi import APIRouter, FastAPI
 
 from shared.grpc_server import Streams, bindings_of, message_type
 from shared.grpc_streams import BatchesCall, SubscribeCall
 from shared.http_stream import stream_router
+from shared.http_webhooks import webhook_router
 from shared.proto_schema import service_name_of
 from shared.runtime import Runtime, Service
 from shared.subscription import Subscriptions
+from shared.webhooks.addresses import AllowedNetworks
+from shared.webhooks.delivery import WebhookDelivery
+from shared.webhooks.registry import Webhooks
+from shared.webhooks.signature import SECRET_BYTES
 
 
 def subscriptions_of(runtime: Runtime, services: Mapping[str, Service]) -> dict[str, Subscriptions]:
@@ -39,6 +48,51 @@ def stream_routers(
     """The server-sent events of each service."""
     return [
         stream_router(doors=runtime.doors(service.foundation), subscriptions=subscriptions[name])
+        for name, service in services.items()
+    ]
+
+
+def webhook_deliveries(
+    runtime: Runtime, services: Mapping[str, Service], subscriptions: Mapping[str, Subscriptions]
+) -> dict[str, WebhookDelivery]:
+    """What sends the events of each service to its webhooks."""
+    chance = random.SystemRandom()
+    return {
+        name: WebhookDelivery(
+            service=name,
+            dsn=runtime.logins.url(name),
+            pool=service.foundation.pool,
+            subscriptions=subscriptions[name],
+            networks=AllowedNetworks.parse(runtime.settings.webhook_networks),
+            trusted=httpx.create_ssl_context,
+            clock=runtime.clock,
+            chance=chance.random,
+        )
+        for name, service in services.items()
+    }
+
+
+def webhook_routers(
+    runtime: Runtime,
+    services: Mapping[str, Service],
+    subscriptions: Mapping[str, Subscriptions],
+    deliveries: Mapping[str, WebhookDelivery],
+) -> list[APIRouter]:
+    """Where the webhooks of each service are registered."""
+    return [
+        webhook_router(
+            doors=runtime.doors(service.foundation),
+            subscriptions=subscriptions[name],
+            webhooks=Webhooks(
+                pool=service.foundation.pool,
+                service=name,
+                feed=runtime.feed,
+                new_secret=partial(secrets.token_bytes, SECRET_BYTES),
+                changed=deliveries[name].wake,
+            ),
+            feed=runtime.feed,
+            networks=AllowedNetworks.parse(runtime.settings.webhook_networks),
+        )
         for name, service in services.items()
     ]
 

@@ -5,8 +5,8 @@
     prooftrail_<database>_<service>     read; append by function    read, write                  owns             read
     prooftrail_<database>_feed          read                        read                         -                read
 
-A table that refuses changes by trigger can be inserted into, nothing else. Roles belong to the whole server, hence the name of the
-database in theirs. A password is HMAC-SHA256 of the role's name under the owner's password, so that every replica has the same
+A table that refuses changes by trigger can be inserted into, nothing else. PRIVATE tables are read by the service alone. Roles
+belong to the whole server, hence the name of the database in theirs. A password is HMAC-SHA256 of the role's name under the owner's password, so that every replica has the same
 and none is kept anywhere. Without CREATEROLE, or without a password in the address, everything runs as the owner, and says so.
 """
 
@@ -23,6 +23,9 @@ import asyncpg
 
 APPEND_ONLY = ("event", "head", "system_head", "answered", "migration")
 """Tables that a service reads and only the owner's functions write."""
+
+PRIVATE = ("webhook", "webhook_secret")
+"""Tables of a store that no other service reads: where events are sent to, and what signs them."""
 
 FEED = "feed"
 SCRAM_ITERATIONS = 4096
@@ -119,7 +122,7 @@ async def _grant_all(connection: asyncpg.Connection, logins: Logins, services: S
             for service in services:
                 await _grant_own(connection, role_of(database=logins.database, user=service), service, logins.database)
             for user in (*services, FEED):
-                await _grant_reading(connection, role_of(database=logins.database, user=user))
+                await _grant_reading(connection, role_of(database=logins.database, user=user), own=user)
             return await _why_no_schemas(connection, logins, services)
     except asyncpg.InsufficientPrivilegeError as error:
         return f"the database user may not set them up ({error})"
@@ -150,8 +153,8 @@ async def _grant_own(connection: asyncpg.Connection, role: str, service: str, da
     await _give_projections(connection, role, service)
 
 
-async def _grant_reading(connection: asyncpg.Connection, role: str) -> None:
-    """Every store of the database, also of services that run elsewhere."""
+async def _grant_reading(connection: asyncpg.Connection, role: str, *, own: str) -> None:
+    """Every store of the database, also of services that run elsewhere, but for what is private to others."""
     stores = await connection.fetch(
         "SELECT pronamespace::regnamespace::text AS store FROM pg_proc WHERE proname = 'append_batch'"
     )
@@ -159,6 +162,9 @@ async def _grant_reading(connection: asyncpg.Connection, role: str) -> None:
         await connection.execute(
             f"GRANT USAGE ON SCHEMA {store} TO {_quoted(role)}; GRANT SELECT ON ALL TABLES IN SCHEMA {store} TO {_quoted(role)}"
         )
+        for table in PRIVATE if store != own else ():
+            if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{store}.{table}"):
+                await connection.execute(f"REVOKE ALL ON {store}.{table} FROM {_quoted(role)}")
 
 
 async def _let_wipe(connection: asyncpg.Connection, role: str, service: str) -> None:

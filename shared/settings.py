@@ -34,6 +34,7 @@ class Settings:
 
     `kafka` None means that no other process serves a part of this deployment. `feed_urls` say where those serve HTTP (service or *,
     address), `service_token` is the file with our token there; `feed_readers` are the subjects that may read whole feeds here.
+    `webhook_networks` are where webhooks may go: `public` and networks (10.0.0.0/8).
     """
 
     data: Path
@@ -60,6 +61,7 @@ class Settings:
     feed_urls: tuple[tuple[str, str], ...] = ()
     service_token: Path | None = None
     feed_readers: tuple[str, ...] = ()
+    webhook_networks: tuple[str, ...] = ("public",)
 
     @property
     def mode(self) -> str:
@@ -97,6 +99,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         feed_urls=_feed_urls(environment),
         service_token=Path(token) if (token := environment.get("PROOFTRAIL_SERVICE_TOKEN_FILE")) else None,
         feed_readers=tuple(environment.get("PROOFTRAIL_FEED_READERS", "").replace(",", " ").split()),
+        webhook_networks=_webhook_networks(environment),
         measure_s=max(1, _number(environment, "PROOFTRAIL_MEASURE_S", 5, 3600)),
         log_format=_log_format(environment),
         retention_days=_number(environment, "PROOFTRAIL_RETENTION_DAYS", 3653, 36_525),
@@ -197,6 +200,20 @@ def _feed_urls(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
             fields=(FieldError(field="PROOFTRAIL_FEED_URL", rule=rule),),
         )
     return tuple((match["service"] or "*", match["url"].rstrip("/")) for match in found if match)
+
+
+def _webhook_networks(environment: Mapping[str, str]) -> tuple[str, ...]:
+    words = tuple(environment.get("PROOFTRAIL_WEBHOOK_NETWORKS", "public").replace(",", " ").split())
+    try:
+        _ = [ipaddress.ip_network(word) for word in words if word != "public"]
+    except ValueError as error:
+        raise InvalidSetting(
+            "PROOFTRAIL_WEBHOOK_NETWORKS holds something that is no network.",
+            why=f"Webhooks go to public addresses, and to networks that are named: {error}",
+            next_step="Set it to `public`, to networks such as 10.20.0.0/16, or to both, with commas between them; empty for none.",
+            fields=(FieldError(field="PROOFTRAIL_WEBHOOK_NETWORKS", rule="public, and networks in CIDR notation"),),
+        ) from error
+    return words
 
 
 def _plain_http(environment: Mapping[str, str]) -> bool:

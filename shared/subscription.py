@@ -131,6 +131,11 @@ class Subscriptions:
     async def open(self, wish: Wish) -> AsyncGenerator[Delivery, None]:
         """The deliveries of a new subscriber. Raises Invalid, NotFound, PositionAhead or Unavailable before the first of them."""
         self._require_room()
+        await self.require_allowed(wish)
+        return self._deliveries(wish)
+
+    async def require_allowed(self, wish: Wish) -> None:
+        """Raises Invalid, NotFound or PositionAhead unless the wish can be met."""
         self._require_names(wish.names)
         for system in wish.systems:
             await self._access.require_reader(system=system, actor=wish.actor)
@@ -140,7 +145,16 @@ class Subscriptions:
                 why="Whoever resumes there would wait for ever, or miss events if it was another store that gave the position out.",
                 next_step="Resume at a position that this deployment gave out, or at 0 for everything.",
             )
+
+    def follow(self, wish: Wish) -> AsyncGenerator[Delivery, None]:
+        """The deliveries of a subscriber whose wish was allowed before: what it may not see any more is left out. Unavailable."""
+        self._require_room()
         return self._deliveries(wish)
+
+    async def still_shows(self, wish: Wish, event: RecordedEvent) -> bool:
+        """Whether an event that was handed out a while ago may still be seen; for one whose deliveries are open."""
+        await self._rights.renew(age_s_max=RIGHTS_SECONDS_MAX)
+        return bool(self._shown(wish, (event,)))
 
     async def run(self) -> None:
         """Runs for ever: keeps the tail at the store's end while somebody listens."""
