@@ -6,8 +6,9 @@
     prooftrail_<database>_feed          read                        read                         -                read
 
 A table that refuses changes by trigger can be inserted into, nothing else. PRIVATE tables are read by the service alone. Roles
-belong to the whole server, hence the name of the database in theirs. A password is HMAC-SHA256 of the role's name under the owner's password, so that every replica has the same
-and none is kept anywhere. Without CREATEROLE, or without a password in the address, everything runs as the owner, and says so.
+belong to the whole server, hence the name of the database in theirs. A password is HMAC-SHA256 of the role's name under the
+owner's password, so that every replica has the same and none is kept anywhere. Without CREATEROLE, or without a password in the
+address, everything runs as the owner, and says so.
 """
 
 from __future__ import annotations
