@@ -59,21 +59,21 @@ class AllowedNetworks:
         parsed = ipaddress.ip_address(address.partition("%")[0])
         if any(parsed in network for network in self.networks):
             return True
-        return self.public and encrypted and all(map(_is_public, (parsed, *_embedded(parsed))))
+        return self.public and encrypted and all(map(_is_public, _reached(parsed)))
 
 
 def _is_public(address: Address) -> bool:
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
-def _embedded(address: Address) -> list[Address]:
-    """The IPv4 addresses that an IPv6 address leads to: mapped, 6to4, Teredo, NAT64."""
+def _reached(address: Address) -> list[Address]:
+    """The address, and the IPv4 addresses that it leads to: mapped, 6to4, Teredo; of NAT64 these only."""
     if isinstance(address, ipaddress.IPv4Address):
-        return []
-    found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        return [address]
     if address in _NAT64:
-        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [one for one in found if one is not None]
+        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
+    embedded = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    return [address, *(one for one in embedded if one is not None)]
 
 
 def require_allowed(url: str, *, networks: AllowedNetworks) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from shared.database_roles import FEED, Logins, address_for, password_of, role_of, separate_roles
+from shared.database_roles import FEED, PRIVATE, Logins, address_for, password_of, role_of, separate_roles
 from shared.event_store import PostgresEventStore
 from shared.feed import StoreFeed
 from shared.projection import ProjectionRunner
@@ -127,6 +127,25 @@ async def test_a_service_keeps_its_other_tables_and_reads_those_of_others(databa
             await connection.execute(statement.format("drift"))
     assert await connection.fetchval("SELECT count(*) FROM drift.event, drift.head, drift.pulse, drift.diary") == 0
     await connection.close()
+
+
+async def test_where_a_service_sends_events_is_its_own_affair(database: Database) -> None:
+    """Nobody else reads the addresses of its webhooks and what signs them."""
+    for user, store in (
+        ("releases", "requirements"),
+        (READER, "requirements"),
+        (FEED, "requirements"),
+        (READER, READER),
+    ):
+        connection = await database.connect(user)
+        for table in PRIVATE:
+            question = connection.fetch(f"SELECT * FROM {store}.{table}")
+            if user == store:
+                assert await question == []
+                continue
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await question
+        await connection.close()
 
 
 async def test_a_service_can_wipe_its_own_directory_only(database: Database) -> None:
