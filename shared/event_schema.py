@@ -38,6 +38,8 @@ _ENVELOPE: dict[str, Any] = {
     "causation": {"type": ["string", "null"], "description": "The id of the event that caused it; null for none."},
 }
 
+_KAFKA_ONLY = ("ce_epoch", "ce_dataref")
+
 _HEADERS: dict[str, Any] = {
     "ce_specversion": {"type": "string", "const": "1.0"},
     "ce_id": {"type": "string", "description": "Unique together with ce_source."},
@@ -54,6 +56,27 @@ _HEADERS: dict[str, Any] = {
     "ce_dataref": {"type": "string", "description": "Where an event is that no record can hold; its value is empty."},
     "content-type": {"type": "string", "const": "application/json"},
     "traceparent": {"type": "string", "description": "The trace of the request that caused it (W3C Trace Context)."},
+}
+
+_WEBHOOK_HEADERS: dict[str, Any] = {
+    **{name.replace("_", "-"): header for name, header in _HEADERS.items() if name not in _KAFKA_ONLY},
+    "webhook-id": {"type": "string", "description": "The ce-id: the same however often the event is sent."},
+    "webhook-timestamp": {"type": "string", "pattern": "^[0-9]+$", "description": "When it was sent this time (Unix)."},
+    "webhook-signature": {
+        "type": "string",
+        "description": "Standard Webhooks: `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`; one for each secret.",
+    },
+}
+
+_SERVERS: dict[str, Any] = {
+    "kafka": {"host": "127.0.0.1:9092", "protocol": "kafka", "description": "KAFKA_BOOTSTRAP"},
+    "http": {"host": "127.0.0.1:8080", "protocol": "http", "description": "Where `make run` serves."},
+    "receiver": {
+        "host": "{host}",
+        "protocol": "https",
+        "description": "The address that a webhook was registered with (POST /v1/<service>/webhooks).",
+        "variables": {"host": {"description": "Yours."}},
+    },
 }
 
 
@@ -85,7 +108,7 @@ def event_schema(service: str, fact: type[Fact]) -> dict[str, Any]:
 
 
 def asyncapi_document(facts: Mapping[str, Sequence[type[Fact]]], *, version: str) -> dict[str, Any]:
-    """The AsyncAPI document of all services: their topics in Kafka and their server-sent events. Payloads lie in schemas/."""
+    """The AsyncAPI document of all services: topics in Kafka, server-sent events, webhooks. Payloads lie in schemas/."""
     return {
         "asyncapi": ASYNCAPI,
         "info": {
@@ -93,22 +116,21 @@ def asyncapi_document(facts: Mapping[str, Sequence[type[Fact]]], *, version: str
             "version": version,
             "description": (
                 "Every event of every service, exactly as it was stored. Kafka carries CloudEvents 1.0 in binary mode, one topic"
-                " with one partition for each service; server-sent events carry the same text under the same positions. At least"
-                " once: drop what is at or below the position that you have."
+                " with one partition for each service; server-sent events carry the same text under the same positions, and"
+                " webhooks the same bytes and attributes, signed. At least once: drop what is at or below the position that you"
+                " have."
             ),
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "servers": {
-            "kafka": {"host": "127.0.0.1:9092", "protocol": "kafka", "description": "KAFKA_BOOTSTRAP"},
-            "http": {"host": "127.0.0.1:8080", "protocol": "http", "description": "Where `make run` serves."},
-        },
+        "servers": _SERVERS,
         "channels": {
-            name: channel
+            f"{service}{way}": channel
             for service in facts
-            for name, channel in (
-                (f"{service}Topic", _channel(facts[service], "kafka", f"prooftrail.{service}")),
-                (f"{service}Stream", _channel(facts[service], "http", f"/v1/{service}/events/stream")),
+            for way, channel in (
+                ("Topic", _channel(facts[service], "kafka", f"prooftrail.{service}")),
+                ("Stream", _channel(facts[service], "http", f"/v1/{service}/events/stream")),
+                ("Webhook", _channel(facts[service], "receiver", None, trait="signedCloudEvent")),
             )
         },
         "operations": {
@@ -118,29 +140,35 @@ def asyncapi_document(facts: Mapping[str, Sequence[type[Fact]]], *, version: str
                 "summary": f"Events of {service}",
             }
             for service in facts
-            for way in ("Topic", "Stream")
+            for way in ("Topic", "Stream", "Webhook")
         },
         "components": {
             "messages": {key: message for service in facts for key, message in _messages(facts[service])},
             "messageTraits": {
                 "cloudEvent": {"headers": {"type": "object", "properties": _HEADERS}},
+                "signedCloudEvent": {"headers": {"type": "object", "properties": _WEBHOOK_HEADERS}},
             },
         },
     }
 
 
-def _channel(facts: Iterable[type[Fact]], server: str, address: str) -> dict[str, Any]:
+def _channel(
+    facts: Iterable[type[Fact]], server: str, address: str | None, *, trait: str | None = None
+) -> dict[str, Any]:
+    """Its messages are those of all, or with another trait its own; an address that is None is known to the receiver."""
     channel: dict[str, Any] = {
         "address": address,
         "servers": [{"$ref": f"#/servers/{server}"}],
-        "messages": {key: {"$ref": f"#/components/messages/{key}"} for key, _ in _messages(facts)},
+        "messages": {key: {"$ref": f"#/components/messages/{key}"} for key, _ in _messages(facts)}
+        if trait is None
+        else dict(_messages(facts, trait=trait)),
     }
     if server == "kafka":
         channel["bindings"] = {"kafka": {"topic": address, "partitions": 1}}
     return channel
 
 
-def _messages(facts: Iterable[type[Fact]]) -> Iterable[tuple[str, dict[str, Any]]]:
+def _messages(facts: Iterable[type[Fact]], *, trait: str = "cloudEvent") -> Iterable[tuple[str, dict[str, Any]]]:
     """One message for each version that was ever written: they all stay in the store."""
     for fact in facts:
         for schema in range(1, fact.SCHEMA + 1):
@@ -149,7 +177,7 @@ def _messages(facts: Iterable[type[Fact]]) -> Iterable[tuple[str, dict[str, Any]
                 {
                     "name": fact.TOPIC,
                     "title": f"{fact.TOPIC} version {schema}",
-                    "traits": [{"$ref": "#/components/messageTraits/cloudEvent"}],
+                    "traits": [{"$ref": f"#/components/messageTraits/{trait}"}],
                     "payload": {"$ref": f"./schemas/{schema_name(fact.TOPIC, schema)}"},
                     "correlationId": {"location": "$message.payload#/correlation"},
                 },
