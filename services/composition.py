@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -16,7 +17,7 @@ import httpx
 from fastapi import APIRouter, FastAPI, Request
 
 from services.streams import stream_routers, subscriptions_of, webhook_deliveries, webhook_routers
-from shared.database_roles import FEED, Logins, separate_roles
+from shared.database_roles import FEED, Logins, given_logins, separate_roles
 from shared.errors import FieldError, Invalid, Unavailable
 from shared.feed import Feed, FeedAway, StoreFeed
 from shared.http_app import create_app
@@ -28,7 +29,8 @@ from shared.local_issuer import LocalIssuer
 from shared.log.deployment import Logs, deployment_name
 from shared.log.http_witness import HttpWitness
 from shared.log.note import VerifierKey
-from shared.runtime import Runtime, Service, migrate_service, open_pool, utc_now
+from shared.migrations import AlteredMigration, require_applied
+from shared.runtime import Runtime, Service, migrate_service, migrations_of, open_pool, utc_now
 from shared.settings import Settings, make_open_folder
 from shared.subscription import Subscriptions
 from shared.webhooks.delivery import WebhookDelivery
@@ -39,11 +41,18 @@ SERVICES = ("requirements", "verification", "releases", "drift", "traceability")
 EMBEDDED_ISSUER = "urn:prooftrail:embedded-issuer"
 """The same on every port, so that a token outlives a restart elsewhere. It says that no provider vouched for the person."""
 
+MIGRATION_SECONDS_MAX = 60.0
+MIGRATION_POLL_SECONDS = 0.5
+
 _log = logging.getLogger(__name__)
 
 
 class UnknownService(Invalid):
     """Not one of the services of the house."""
+
+
+class DatabaseOutOfReach(Unavailable):
+    """The database does not answer, or does not know the login."""
 
 
 class OthersOutOfReach(Unavailable):
@@ -89,13 +98,18 @@ async def open_house(*, settings: Settings, database_url: str, names: Sequence[s
 async def offline_house(
     *, settings: Settings, database_url: str, names: Sequence[str] = SERVICES
 ) -> AsyncIterator[House]:
-    """Migrates and builds the named services without running them: for work on their stored state."""
+    """Migrates and builds the named services without running them: for work on their stored state.
+
+    With `settings.logins` it waits until somebody else has migrated.
+    """
     issuer = local_issuer(settings) if settings.issuer is None else None
     async with contextlib.AsyncExitStack() as stack:
         _require_known(names)
-        for name in SERVICES:
-            await migrate_service(database_url, service=name, scripts=_main(name).MIGRATIONS)
-        logins = await separate_roles(database_url, services=SERVICES)
+        if settings.logins is None:
+            logins = await migrate_all(database_url)
+        else:
+            logins = given_logins(database_url, folder=settings.logins)
+            await until_migrated(logins)
         runtime, pool = await _open_runtime(stack, settings, logins, issuer, names)
         services = await _build(stack, runtime, names)
         subscriptions = subscriptions_of(runtime, services)
@@ -108,6 +122,50 @@ async def offline_house(
         yield House(
             app=app, services=services, subscriptions=subscriptions, webhooks=webhooks, runtime=runtime, issuer=issuer
         )
+
+
+async def migrate_all(
+    owner_url: str, *, folder: Path | None = None, tell: Callable[[str], object] = lambda _: None
+) -> Logins:
+    """Brings every schema to this version and gives every service its login, with the passwords in `folder` if there is one."""
+    for name in SERVICES:
+        for script in await migrate_service(owner_url, service=name, scripts=_main(name).MIGRATIONS):
+            tell(f"{name}: {script}")
+    return await separate_roles(owner_url, services=SERVICES, folder=folder)
+
+
+async def until_migrated(logins: Logins, *, patience_s: float = MIGRATION_SECONDS_MAX) -> None:
+    """Returns once `prooftrail migrate` has brought every schema to this version. Raises why not after `patience_s`."""
+    until = time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            await _require_migrated(logins)
+        except Unavailable as reason:
+            if time.monotonic() > until or isinstance(reason, AlteredMigration):
+                raise
+            if not told:
+                _log.warning("waiting for the database: %s %s", reason.what, reason.why)
+            told = True
+            await asyncio.sleep(MIGRATION_POLL_SECONDS)
+        else:
+            return
+
+
+async def _require_migrated(logins: Logins) -> None:
+    try:
+        connection = await asyncpg.connect(logins.url(FEED))
+    except (OSError, asyncpg.PostgresError) as error:
+        raise DatabaseOutOfReach(
+            "The database does not let this process in.",
+            why=f"{type(error).__name__}: {error}".rstrip(": "),
+            next_step="Check DATABASE_URL and PROOFTRAIL_LOGINS; `prooftrail migrate` makes the logins.",
+        ) from error
+    try:
+        for name in SERVICES:
+            await require_applied(connection, service=name, migrations=migrations_of(_main(name).MIGRATIONS))
+    finally:
+        await connection.close()
 
 
 async def _open_runtime(

@@ -15,7 +15,7 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
-from services.composition import SERVICES, House, offline_house
+from services.composition import SERVICES, House, migrate_all, offline_house
 from services.server import database, database_at_work
 from shared.backup.manifest import Manifest
 from shared.backup.restoring import restore
@@ -35,6 +35,10 @@ DONE = 0
 
 class EmbeddedOnly(Conflict):
     """What is asked for concerns the embedded store, and DATABASE_URL names another one."""
+
+
+class NoLogins(Conflict):
+    """PROOFTRAIL_LOGINS asks for a login for each service, and the owner may not make them."""
 
 
 class NothingToMove(NotFound):
@@ -65,6 +69,13 @@ def add_commands(commands: Any) -> None:
     )
     restore.set_defaults(run=_restore)
 
+    migrate = commands.add_parser(
+        "migrate",
+        help="bring the database to this version, as its owner, and give every service its login",
+        description=_migrate.__doc__,
+    )
+    migrate.set_defaults(run=_migrate)
+
     move = commands.add_parser(
         "move", help="carry the embedded store to a PostgreSQL of your own", description=_move.__doc__
     )
@@ -72,6 +83,24 @@ def add_commands(commands: Any) -> None:
         "database_url", metavar="DATABASE_URL", help="an empty database: postgresql://user:password@host/name"
     )
     move.set_defaults(run=_move)
+
+
+def _migrate(_parsed: argparse.Namespace, settings: Settings) -> int:
+    """Applies the migrations of all services and makes their roles. DATABASE_URL is that of the owner of the database.
+
+    PROOFTRAIL_LOGINS is a folder with a file for each login (the services, and feed) that holds its password; without it passwords
+    are made of the owner's. Run again it changes nothing. Cut off, it left each schema as it was or as it shall be.
+    """
+    with database_at_work(settings) as url:
+        logins = asyncio.run(migrate_all(url, folder=settings.logins, tell=print))
+    if logins.shared_because is not None and settings.logins is not None:
+        raise NoLogins(
+            "The services have no logins of their own.",
+            why=logins.shared_because,
+            next_step="Give the owner CREATEROLE and the database (ALTER DATABASE ... OWNER TO), and run this again.",
+        )
+    print(f"The database is at this version. Logins: {logins.described()}.")
+    return DONE
 
 
 def _erase(parsed: argparse.Namespace, settings: Settings) -> int:

@@ -9,6 +9,10 @@ A table that refuses changes by trigger can be inserted into, nothing else. PRIV
 belong to the whole server, hence the name of the database in theirs. A password is HMAC-SHA256 of the role's name under the
 owner's password, so that every replica has the same and none is kept anywhere. Without CREATEROLE, or without a password in the
 address, everything runs as the owner, and says so.
+
+Where no process but `prooftrail migrate` is to know the owner, PROOFTRAIL_LOGINS is a folder with a file for each login, named
+after the service or `feed`, that holds the password of that role. Every other process has the files that it needs, and only
+checks that the database was brought to its version.
 """
 
 from __future__ import annotations
@@ -16,11 +20,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import asyncpg
+
+from shared.errors import FieldError, Invalid
 
 APPEND_ONLY = ("event", "head", "system_head", "answered", "migration")
 """Tables that a service reads and only the owner's functions write."""
@@ -32,15 +40,24 @@ FEED = "feed"
 SCRAM_ITERATIONS = 4096
 ROLE_BYTES_MAX = 63
 POSTGRES_WITH_MAINTAIN = 17
+PASSWORD = re.compile(r"[!-~]{16,200}")
+
+
+class LoginMissing(Invalid):
+    """PROOFTRAIL_LOGINS has no usable password for a login that is needed here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logins:
-    """The addresses to connect with. `shared_because` says why all are the owner's, None if every service has its own."""
+    """The addresses to connect with. `shared_because` says why all are the owner's, None if every service has its own.
+
+    With a `folder` of passwords `owner` may be a place without a user: nothing connects there as the owner.
+    """
 
     owner: str
     database: str
     password: str = ""
+    folder: Path | None = None
     shared_because: str | None = None
 
     def url(self, user: str) -> str:
@@ -48,13 +65,43 @@ class Logins:
         if self.shared_because is not None:
             return self.owner
         role = role_of(database=self.database, user=user)
-        return address_for(self.owner, role=role, password=password_of(role=role, owner_password=self.password))
+        return address_for(self.owner, role=role, password=self.password_for(user))
+
+    def password_for(self, user: str) -> str:
+        """The password of the role of a service, or of FEED. LoginMissing."""
+        if self.folder is not None:
+            return _password_file(self.folder / user)
+        return password_of(role=role_of(database=self.database, user=user), owner_password=self.password)
 
     def described(self) -> str:
         """For a person: whether services are kept apart in the database."""
         if self.shared_because is None:
             return "one for each service, none of which can change an event"
         return f"one for everything, which could change events, because {self.shared_because}"
+
+
+def given_logins(address: str, *, folder: Path) -> Logins:
+    """The logins of a process that is not the owner; the database is that of the address."""
+    return Logins(owner=address, database=unquote(urlsplit(address).path.lstrip("/")), folder=folder)
+
+
+def _password_file(path: Path) -> str:
+    try:
+        password = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _missing(path, str(error)) from None
+    if not PASSWORD.fullmatch(password):
+        raise _missing(path, "It holds no password of 16 to 200 printable characters.")
+    return password
+
+
+def _missing(path: Path, why: str) -> LoginMissing:
+    return LoginMissing(
+        f"{path} gives no password for its login to the database.",
+        why=why,
+        next_step="Put the password that `prooftrail migrate` was given into this file, and nothing else.",
+        fields=(FieldError(field="PROOFTRAIL_LOGINS", rule="a folder with a file for each login"),),
+    )
 
 
 def role_of(*, database: str, user: str) -> str:
@@ -81,12 +128,15 @@ def scram_verifier(*, password: str, salt: bytes) -> str:
     return f"SCRAM-SHA-256${SCRAM_ITERATIONS}:{salt_text}${stored}:{server}"
 
 
-async def separate_roles(owner_url: str, *, services: Sequence[str]) -> Logins:
-    """Makes the logins and gives each what it may do; the stores of all services are migrated before. May run again at any time."""
+async def separate_roles(owner_url: str, *, services: Sequence[str], folder: Path | None = None) -> Logins:
+    """Makes the logins and gives each what it may do; the stores of all services are migrated before. May run again at any time.
+
+    Their passwords are made of the owner's, or read from the files in `folder`.
+    """
     connection = await asyncpg.connect(owner_url)
     try:
         database = await connection.fetchval("SELECT current_database()")
-        logins = Logins(owner=owner_url, database=database, password=_password_in(owner_url))
+        logins = Logins(owner=owner_url, database=database, password=_password_in(owner_url), folder=folder)
         because = await _why_not(connection, logins)
         if because is None:
             because = await _grant_all(connection, logins, services)
@@ -94,11 +144,11 @@ async def separate_roles(owner_url: str, *, services: Sequence[str]) -> Logins:
             because = await _why_no_login(logins)
     finally:
         await connection.close()
-    return Logins(owner=owner_url, database=database, password=logins.password, shared_because=because)
+    return replace(logins, shared_because=because)
 
 
 async def _why_not(connection: asyncpg.Connection, logins: Logins) -> str | None:
-    if not logins.password:
+    if not logins.password and logins.folder is None:
         return "the database address names no password, of which those of the roles are made"
     if not await connection.fetchval("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"):
         return "the database user may not create roles (CREATEROLE)"
@@ -131,7 +181,7 @@ async def _grant_all(connection: asyncpg.Connection, logins: Logins, services: S
 
 async def _make_role(connection: asyncpg.Connection, logins: Logins, user: str) -> None:
     role = role_of(database=logins.database, user=user)
-    password = password_of(role=role, owner_password=logins.password)
+    password = logins.password_for(user)
     verifier = scram_verifier(password=password, salt=hashlib.sha256(f"salt {password}".encode()).digest()[:16])
     exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role)
     verb = "ALTER" if exists else "CREATE"

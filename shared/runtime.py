@@ -31,7 +31,7 @@ from shared.log.deployment import Logs
 from shared.log.service_log import ServiceLog
 from shared.log.tiles import LogTiles
 from shared.log.upkeep import record_statements
-from shared.migrations import STORE_SCRIPTS, migrate, scripts_in
+from shared.migrations import STORE_SCRIPTS, Migration, migrate, scripts_in
 from shared.projection import Progress, Projection, ProjectionRunner
 from shared.reaction import Reactions
 from shared.settings import Settings
@@ -49,11 +49,14 @@ async def migrate_service(database_url: str, *, service: str, scripts: Path | No
     """Brings the schema of one service to this version: the store's scripts, then its own; returns what was applied."""
     connection = await asyncpg.connect(database_url)
     try:
-        return await migrate(
-            connection, service=service, migrations=scripts_in(STORE_SCRIPTS, *([scripts] if scripts else []))
-        )
+        return await migrate(connection, service=service, migrations=migrations_of(scripts))
     finally:
         await connection.close()
+
+
+def migrations_of(scripts: Path | None) -> list[Migration]:
+    """The store's scripts, then those of the service itself."""
+    return scripts_in(STORE_SCRIPTS, *([scripts] if scripts else []))
 
 
 async def open_pool(

@@ -27,6 +27,7 @@ class InvalidSetting(Invalid):
 class Settings:
     """Everything that can be set. `database_url` None means the embedded PostgreSQL in `data`.
 
+    `logins` is a folder with the passwords of the services' roles in the database: then nothing but `prooftrail migrate` migrates.
     `issuer` None means the embedded issuer. `deployment` is the first part of every log's origin; None means the one drawn once for
     `data`. `witnesses` are those outside: (verifier key, address); `log_keys` are those of logs that
     other processes seal. `timestamp_url` is an RFC 3161 authority. `artefacts` is s3://bucket/prefix;
@@ -43,6 +44,7 @@ class Settings:
     grpc_port: int = 8081
     metrics_port: int = 9464
     database_url: str | None = None
+    logins: Path | None = None
     issuer: str | None = None
     audience: str = "prooftrail"
     sign_in_max_age_s: int = 900
@@ -86,6 +88,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         grpc_port=_number(environment, "PROOFTRAIL_GRPC_PORT", 8081, 65535),
         metrics_port=_number(environment, "PROOFTRAIL_METRICS_PORT", 9464, 65535),
         database_url=_database_url(environment),
+        logins=Path(logins) if (logins := environment.get("PROOFTRAIL_LOGINS")) else None,
         issuer=environment.get("PROOFTRAIL_ISSUER") or None,
         audience=environment.get("PROOFTRAIL_AUDIENCE", "prooftrail"),
         sign_in_max_age_s=_number(environment, "PROOFTRAIL_SIGN_IN_MAX_AGE_S", 900, 86_400),
@@ -104,6 +107,13 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         log_format=_log_format(environment),
         retention_days=_number(environment, "PROOFTRAIL_RETENTION_DAYS", 3653, 36_525),
     )
+    if settings.logins is not None and settings.database_url is None:
+        raise InvalidSetting(
+            "PROOFTRAIL_LOGINS is set, and DATABASE_URL is not.",
+            why="The embedded PostgreSQL has no logins but its own.",
+            next_step="Set DATABASE_URL to postgresql://host/database, or unset PROOFTRAIL_LOGINS.",
+            fields=(FieldError(field="DATABASE_URL", rule="set where PROOFTRAIL_LOGINS is"),),
+        )
     if settings.mode == "embedded" and not _is_loopback(settings.host):
         raise InvalidSetting(
             f"PROOFTRAIL_HOST is {settings.host}, which other machines can reach.",

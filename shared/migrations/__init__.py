@@ -17,6 +17,10 @@ class NewerSchema(Unavailable):
     """The database was written by a newer version of Prooftrail."""
 
 
+class SchemaBehind(Unavailable):
+    """The database was not brought to this version yet."""
+
+
 class AlteredMigration(Unavailable):
     """A migration that was applied is not the one this version ships."""
 
@@ -67,6 +71,26 @@ async def migrate(connection: asyncpg.Connection, *, service: str, migrations: l
     return [migration.name for migration in missing]
 
 
+async def require_applied(connection: asyncpg.Connection, *, service: str, migrations: list[Migration]) -> None:
+    """For a process that may not migrate: every script of this version was applied, unaltered. SchemaBehind, AlteredMigration.
+
+    More scripts are no harm: the owner migrates before the processes of the next version take over from these.
+    """
+    try:
+        applied = dict(await connection.fetch(f"SELECT name, digest FROM {service}.migration"))
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
+        applied = {}
+    known = {migration.name: migration.digest for migration in migrations}
+    missing = sorted(set(known) - set(applied))
+    if missing:
+        raise SchemaBehind(
+            f"The schema {service} lacks migrations that this version needs: {', '.join(missing)}.",
+            why="This process has no right to migrate; `prooftrail migrate` does it, as the owner of the database.",
+            next_step="Run `prooftrail migrate` of this version, or wait until it has ended.",
+        )
+    _refuse_altered(service, {name: applied[name] for name in known}, known)
+
+
 def _refuse_strangers(service: str, migrations: list[Migration], applied: dict[str, str]) -> None:
     known = {migration.name: migration.digest for migration in migrations}
     newer = sorted(set(applied) - set(known))
@@ -76,6 +100,10 @@ def _refuse_strangers(service: str, migrations: list[Migration], applied: dict[s
             why="A newer version of Prooftrail wrote this database.",
             next_step="Start that version, or a newer one.",
         )
+    _refuse_altered(service, applied, known)
+
+
+def _refuse_altered(service: str, applied: dict[str, str], known: dict[str, str]) -> None:
     altered = sorted(name for name, digest in applied.items() if known[name] != digest)
     if altered:
         raise AlteredMigration(
