@@ -174,7 +174,7 @@ class KafkaBroker:
             **self._security(),
             "log.dirs": self.folder / "data",
             # Else one that was killed may not come back for 9 seconds: its former self counts as alive.
-            "broker.session.timeout.ms": 1500,
+            "broker.session.timeout.ms": 3000,
             "broker.heartbeat.interval.ms": 300,
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": 0,

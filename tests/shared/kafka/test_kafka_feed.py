@@ -21,7 +21,7 @@ from tests.kafka_broker import KafkaBroker
 from tests.kafka_broker.proxy import TcpProxy
 from tests.shared.conftest import Stores
 from tests.shared.kafka.relays import (
-    CALM,
+    IMPATIENCE,
     PATIENCE,
     PATIENCE_S,
     SOURCE,
@@ -46,7 +46,9 @@ class Producer:
 
 
 @contextlib.asynccontextmanager
-async def reading(kafka: KafkaSettings, fill: Fill = no_fill, *, patience: Patience = CALM) -> AsyncIterator[KafkaFeed]:
+async def reading(
+    kafka: KafkaSettings, fill: Fill = no_fill, *, patience: Patience = PATIENCE
+) -> AsyncIterator[KafkaFeed]:
     """A feed at work."""
     feed = KafkaFeed(kafka=kafka, services=[SOURCE], fill=fill, patience=patience)
     task = asyncio.create_task(feed.listen())
@@ -226,17 +228,20 @@ async def test_any_schedule_of_leaders_gives_the_store(stores: Stores, kafka: Ka
 async def test_it_follows_a_topic_that_is_deleted_and_made_again(stores: Stores, kafka: KafkaSettings) -> None:
     """Whoever follows goes on where it was."""
     counter = stores.counter
-    async with relaying(relay_of(stores, kafka)), reading(kafka) as feed:
+    async with (
+        relaying(relay_of(stores, kafka, patience=IMPATIENCE)),
+        reading(kafka, patience=IMPATIENCE) as feed,
+    ):
         await counter.count(*range(300))
-        seen = await read_to(feed, 300)
-        topics = Topics.of(kafka, CALM)
+        seen = await read_on_to(feed, 300)
+        topics = Topics.of(kafka, PATIENCE)
         await asyncio.to_thread(topics.delete, kafka.event_topic(SOURCE))
         topics.close()
         await counter.count(*range(50))
-        seen += await read_to(feed, 350, after=300)
+        seen += await read_on_to(feed, 350, after=300)
         await counter.count(*range(50))
-        seen += await read_to(feed, 400, after=350)
-        assert await read_to(feed, 400) == seen
+        seen += await read_on_to(feed, 400, after=350)
+        assert await read_on_to(feed, 400) == seen
     assert seen == await stores.feed.read(service=SOURCE, after=0, limit=400)
 
 
@@ -246,18 +251,22 @@ async def test_it_follows_through_trouble_of_the_broker(
 ) -> None:
     """Stopped in order and started again; paused for longer than the relay tries to deliver. Until then the service is silent."""
     counter = stores.counter
-    async with relaying(relay_of(stores, kafka)), reading(kafka) as feed:
+    async with (
+        relaying(relay_of(stores, kafka, patience=IMPATIENCE)),
+        reading(kafka, patience=IMPATIENCE) as feed,
+    ):
         await counter.count(*range(300))
-        seen = await read_to(feed, 300)
+        seen = await read_on_to(feed, 300)
+        await until_relayed(stores, 300)
         await asyncio.to_thread(broker.stop if trouble == "stop" else broker.pause)
         for _ in range(5):
             await counter.count(*range(100))
-            await asyncio.sleep((PATIENCE.delivery_s + 1.0) / 5)
+            await asyncio.sleep((IMPATIENCE.delivery_s + 1.0) / 5)
         await stores.pool.execute(f"UPDATE {SOURCE}.pulse SET at = now()")
         assert await relayed(stores) == 300
         assert (await feed.pulse(service=SOURCE)).at.year == 1
         await asyncio.to_thread(broker.start if trouble == "stop" else broker.resume)
-        seen += await read_to(feed, 800, after=300)
+        seen += await read_on_to(feed, 800, after=300)
         await until_relayed(stores, 800)
     assert seen == await stores.feed.read(service=SOURCE, after=0, limit=800)
     await assert_whole(stores, kafka)
@@ -271,8 +280,8 @@ async def test_it_follows_through_trouble_of_the_network(
     through = KafkaSettings(bootstrap=(broker.proxied,), topic_prefix=kafka.topic_prefix)
     async with (
         TcpProxy.between(broker.ports["PROXY"], broker.ports["PROXIED"]) as proxy,
-        relaying(relay_of(stores, through)),
-        reading(through, patience=PATIENCE) as feed,
+        relaying(relay_of(stores, through, patience=IMPATIENCE)),
+        reading(through, patience=IMPATIENCE) as feed,
     ):
         following = asyncio.create_task(read_on_to(feed, 1000))
         for _ in range(2):
@@ -283,17 +292,24 @@ async def test_it_follows_through_trouble_of_the_network(
             await counter.count(*range(200))
             proxy.swallow = True
             await counter.count(*range(100))
-            await asyncio.sleep(PATIENCE.delivery_s)
+            await asyncio.sleep(IMPATIENCE.delivery_s)
             proxy.swallow = False
             proxy.cut()
         await until_relayed(stores, 1000)
         assert await following == await stores.feed.read(service=SOURCE, after=0, limit=1000)
 
 
-async def read_on_to(feed: KafkaFeed, position: int) -> list[RecordedEvent]:
+async def read_on_to(feed: KafkaFeed, position: int, *, after: int = 0) -> list[RecordedEvent]:
     """As a follower does that tries again when Kafka is away."""
     seen: list[RecordedEvent] = []
-    while len(seen) < position:
-        with contextlib.suppress(OSError):
-            seen += await read_to(feed, min(position, len(seen) + 100), after=len(seen))
+    async with asyncio.timeout(PATIENCE_S):
+        while (at := after + len(seen)) < position:
+            try:
+                events = await feed.read(service=SOURCE, after=at, limit=100)
+            except OSError:
+                await asyncio.sleep(0.1)
+                continue
+            seen += events
+            if not events:
+                await feed.changed(service=SOURCE, after=at)
     return seen

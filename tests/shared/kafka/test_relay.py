@@ -15,6 +15,8 @@ from shared.kafka_settings import KafkaSettings
 from tests.shared.conftest import Stores
 from tests.shared.counting import SOURCES
 from tests.shared.kafka.relays import (
+    IMPATIENCE,
+    PATIENCE_S,
     SOURCE,
     assert_whole,
     in_order_once,
@@ -104,14 +106,14 @@ async def test_a_deleted_topic_gets_everything_again(
     """Also when nothing happens that would have to be sent, and when somebody else has made an empty one already."""
     counter = stores.counter
     await counter.count(*range(400))
-    async with relaying(relay_of(stores, kafka)):
+    async with relaying(relay_of(stores, kafka, patience=IMPATIENCE)):
         await until_relayed(stores, 400)
         topics = Topics.of(kafka, Patience())
         await asyncio.to_thread(topics.delete, kafka.event_topic(SOURCE))
         if recreated_by_others:
             await asyncio.to_thread(topics.ensure, [SOURCE])
         await counter.count(*range(100))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while len(in_order_once(await records_of_or_none(kafka))) < 500:  # noqa: ASYNC110 -- they are in Kafka
                 await asyncio.sleep(0.1)
         topics.close()
