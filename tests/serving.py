@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-READY_SECONDS_MAX = 60.0
+READY_SECONDS_MAX = 120.0
 CHECKOUT = Path(__file__).parent.parent
 
 
@@ -51,7 +51,7 @@ def served(
         yield address, time.monotonic() - began, process.pid
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
 
 
 def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
@@ -60,7 +60,7 @@ def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             raise RuntimeError(f"the services ended with {process.returncode} before they were ready")
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{address}/readyz", timeout=2).is_success:
+            if httpx.get(f"{address}/readyz", timeout=10).is_success:
                 return
         time.sleep(0.02)
     raise RuntimeError(f"the services were not ready within {READY_SECONDS_MAX} s")

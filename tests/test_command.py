@@ -46,7 +46,7 @@ def command(data: Path, *arguments: str, port: int | None = None, token: str = "
 
 def client(address: str, token: str) -> httpx.Client:
     """Somebody at the HTTP door."""
-    return httpx.Client(base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+    return httpx.Client(base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=60)
 
 
 def token_of(data: Path, name: str) -> str:

@@ -69,7 +69,7 @@ class Wire:
     channel: Any
     house: TestHouse
 
-    async def call(self, who: Client | None, call: str, fields: Mapping[str, Any], *, within_s: float = 20.0) -> Any:
+    async def call(self, who: Client | None, call: str, fields: Mapping[str, Any], *, within_s: float = 60.0) -> Any:
         """The response of `service/Call`; Refused otherwise."""
         service, _, name = call.partition("/")
         package = f"prooftrail.{service}.v1"
@@ -271,7 +271,7 @@ async def test_health_and_reflection(house: TestHouse) -> None:
         found = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
         listed = {one.name async for answer in found for one in answer.list_services_response.service}
         assert {f"prooftrail.{service}.v1.{service_name_of(service)}" for service in SERVICES} < listed
-    await asyncio.wait_for(watching, 10)
+    await asyncio.wait_for(watching, 60)
     await channel.close()
     assert seen == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]
 

@@ -75,7 +75,7 @@ async def test_one_who_reads_nothing_is_cut_off_and_resumes_without_a_gap(house:
     async with streams_serving(house, send_s_max=0.3) as wire:
         deaf = wire.subscribe(ada)
         await deaf.read()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while house.house.subscriptions["requirements"].subscribers:  # noqa: ASYNC110 -- nothing tells of it
                 await asyncio.sleep(0.02)
         got = [1]

@@ -22,7 +22,7 @@ from tests.foreign import append_foreign
 from tests.house import fresh_database
 from tests.serving import free_port, served
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 SYSTEMS = "/v1/systems"
 RACERS = 24
 VERSION = "network_protocol_version=1.1"

@@ -189,7 +189,7 @@ async def test_a_signal_that_nobody_decides_escalates_by_its_deadline(drift_hous
 
 async def until(client: Client, status: str) -> None:
     """Returns when the signal has the status."""
-    for _ in range(300):
+    for _ in range(1200):
         if (await client.get(f"{SIGNALS}/MP-1-S1"))["status"] == status:
             return
         await asyncio.sleep(0.05)

@@ -109,7 +109,7 @@ async def deployed(house: TestHouse, environment: str = "production") -> None:
 async def reacted(house: TestHouse, source: str, position: int) -> None:
     """Returns when drift has reacted to the source up to the position, and its own copies know it."""
     foundation = house.house.services["drift"].foundation
-    for _ in range(1000):
+    for _ in range(3000):
         reached = await foundation.pool.fetchval("SELECT position FROM reaction_position WHERE source = $1", source)
         if (reached or 0) >= position:
             break

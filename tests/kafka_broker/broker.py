@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.kafka_broker.certificates import Certificates, make_certificates
 
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0
 SCRAM_USER = "relay"
 SCRAM_PASSWORD = "correct horse"  # of the broker of the tests
@@ -117,7 +117,7 @@ class KafkaBroker:
 
     def _listens(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.ports["PLAIN"]), timeout=1):
+            with socket.create_connection(("127.0.0.1", self.ports["PLAIN"]), timeout=10):
                 return True
         except OSError:
             return False

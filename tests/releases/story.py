@@ -185,8 +185,8 @@ def names(receipt: Any) -> list[str]:
 
 
 async def until_listed(team: Team, collection: str, key: str) -> None:
-    """Waits until the record that no command of ours makes is in the list; fails after five seconds."""
-    for _ in range(100):
+    """Waits until the record that no command of ours makes is in the list; fails after a minute."""
+    for _ in range(1200):
         if key in [item["key"] for item in (await team.ada.get(f"{ROOT}/{collection}"))["items"]]:
             return
         await asyncio.sleep(0.05)

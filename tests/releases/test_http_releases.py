@@ -308,7 +308,7 @@ async def test_rebuilding_the_copies_gives_the_same_state(release_house: TestHou
     team = await staffed(release_house)
     await released(team, await prepared(team))
     service = release_house.house.services["releases"]
-    await service.foundation.projection.wait(release_house.seen, timeout_s=5)
+    await service.foundation.projection.wait(release_house.seen, timeout_s=60)
     before = await service.foundation.projection.state_digest()
     await service.foundation.projection.rebuild()
     assert await service.foundation.projection.state_digest() == before

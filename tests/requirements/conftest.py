@@ -73,7 +73,7 @@ async def scene(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> As
     """A running house that waits only a moment for `after`, with a draft in it."""
     folder = tmp_path_factory.mktemp("scene") / "data"
     async with running_house(
-        server_url=server_url, folder=folder, names=("requirements",), after_timeout_s=0.3
+        server_url=server_url, folder=folder, names=("requirements",), after_timeout_s=2.0
     ) as house:
         owner, author, approver = await staffed(house)
         await author.post("/v1/systems/flight-delay/datasets", **DATASET)

@@ -48,7 +48,7 @@ class PublishedKeys(ThreadingHTTPServer):
 
         def wait() -> bool:
             with self.arrival:
-                return self.arrival.wait_for(lambda: len(self.asked) >= times, timeout=10)
+                return self.arrival.wait_for(lambda: len(self.asked) >= times, timeout=60)
 
         assert await asyncio.to_thread(wait)
 
@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.arrival:
             self.server.asked.append(self.path)
             self.server.arrival.notify_all()
-        self.server.open_gate.wait(10)
+        self.server.open_gate.wait(60)
         status, body = self.server.answers.get(self.path, (404, b"{}"))
         self.send_response(status)
         if 300 <= status < 400:

@@ -284,7 +284,7 @@ async def test_another_event_under_the_lost_version_is_a_conflict(url: str) -> N
 
 async def test_a_database_that_stays_away_is_told_in_time_and_whether_anything_may_be_stored(url: str) -> None:
     """Nothing was sent: nothing was written. It was sent: nobody can tell, and the error says so. Later it works again."""
-    async with cuttable(url) as line, opened(line.url, give_up_s=0.2) as store:
+    async with cuttable(url) as line, opened(line.url, give_up_s=1.5) as store:
         line.refuses = True
         with pytest.raises(StoreAway, match="did not answer") as away:
             await append(store, counted("a:s/1", 1))

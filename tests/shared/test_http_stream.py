@@ -161,7 +161,7 @@ async def test_without_a_token_there_is_no_stream_and_with_it_it_ends(wire: Wire
     token = wire.house.issuer.mint(name="Ada", lifetime_s=2)
     source = await wire.ask(token)
     assert source.status == 200
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         received = [one async for one in source]
     assert received[-1].name == ""
 
@@ -216,7 +216,7 @@ async def _fill(wire: Wire) -> None:
 
 
 async def _until_subscribers(subscriptions: Subscriptions, count: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while subscriptions.subscribers != count:  # noqa: ASYNC110 -- nothing tells of it
             await asyncio.sleep(0.02)
 

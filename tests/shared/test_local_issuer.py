@@ -258,7 +258,7 @@ def _wait_at(gate: Barrier) -> None:
 
 def _draw(arguments: tuple[Path, list[str]]) -> dict[str, str]:
     folder, names = arguments
-    _gate.wait(20)
+    _gate.wait(60)
     issuer = open_issuer(folder)
     return {name: issuer.subject(name=name) for name in names}
 

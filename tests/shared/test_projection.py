@@ -17,7 +17,7 @@ from shared.projection import NotThereYet, ProjectionRunner
 from tests.shared.conftest import Stores
 from tests.shared.counting import POISONS, READER, SOURCES, Counted, Ignored, Poisoned, Tally
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for what must come; nothing is measured."""
 
 

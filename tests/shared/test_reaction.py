@@ -23,7 +23,7 @@ from tests.shared.conftest import Stores
 from tests.shared.counting import POISONS, READER, SOURCES, Counted, Counter, Ignored, Poisoned, Tally, poison
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for what must come; nothing is measured."""
 
 

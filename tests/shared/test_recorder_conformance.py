@@ -140,7 +140,7 @@ def recorder_on(server_url: str) -> Iterator[StoreRecorder]:
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        yield ready.result(timeout=30)
+        yield ready.result(timeout=60)
     finally:
         over.set()
         thread.join()

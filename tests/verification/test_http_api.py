@@ -295,7 +295,7 @@ async def test_evidence_is_kept_to_the_ai_system_and_checked_when_it_is_read(tea
 
 async def test_a_fact_that_does_not_arrive_is_waited_for_a_bounded_time(server_url: str, tmp_path: Path) -> None:
     """Then the error names the record and what to pass on."""
-    async with running_house(server_url=server_url, folder=tmp_path / "data", after_timeout_s=0.3) as house:
+    async with running_house(server_url=server_url, folder=tmp_path / "data", after_timeout_s=2.0) as house:
         team = Team(house)
         await team.begin()
         problem = await team.author.refused(

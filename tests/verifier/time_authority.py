@@ -71,7 +71,7 @@ class TimeAuthority:
     def _openssl(self, *arguments: str) -> bytes:
         assert OPENSSL is not None
         done = subprocess.run(
-            [OPENSSL, "ts", *arguments], cwd=self._folder, capture_output=True, check=False, timeout=30
+            [OPENSSL, "ts", *arguments], cwd=self._folder, capture_output=True, check=False, timeout=60
         )
         return done.stdout + done.stderr
 

@@ -160,7 +160,7 @@ async def running(*works: Callable[[], object]) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(holds: Callable[[], object], *, seconds: float = 30.0) -> None:
+async def until(holds: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Returns when it holds; TimeoutError if it never does."""
     async with asyncio.timeout(seconds):
         while True:

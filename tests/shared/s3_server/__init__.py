@@ -18,7 +18,7 @@ VERSION = "v1.8.0"
 MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
 INSTALLATIONS = Path(__file__).parents[3] / "build" / "s3-server"
 BUILD_TIMEOUT_S = 900
-READY_TIMEOUT_S = 20
+READY_TIMEOUT_S = 60
 ACCESS_KEY, SECRET_KEY = "writer", "the-secret-of-the-writer"
 BUCKET = "evidence"
 
