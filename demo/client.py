@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from shared.positions import format_positions, parse_positions
+
+ASK_AGAIN_MAX = 60
+"""How often a request is sent again whose answer is that the facts it rests on are still on their way."""
 
 
 class RequestFailed(Exception):
@@ -53,22 +57,34 @@ class Client:
 
     async def post(self, path: str, /, *, headers: dict[str, str] | None = None, **body: Any) -> Any:
         """The JSON of a successful command. Raises RequestFailed."""
-        answer = await self.request("POST", path, body={"reason": "part of the story", **body}, headers=headers)
-        return _successful(path, answer)
+        return await self._successful("POST", path, body={"reason": "part of the story", **body}, headers=headers)
 
     async def put(self, path: str, content: bytes) -> Any:
         """The JSON of a successful upload. Raises RequestFailed."""
-        answer = await self.request("PUT", path, content=content, headers={"Content-Type": "application/octet-stream"})
-        return _successful(path, answer)
+        return await self._successful(
+            "PUT", path, content=content, headers={"Content-Type": "application/octet-stream"}
+        )
 
     async def get(self, path: str, /, **query: Any) -> Any:
         """The JSON of a successful read. Raises RequestFailed."""
-        return _successful(path, await self.request("GET", path, **query))
+        return await self._successful("GET", path, **query)
 
     async def refused(self, path: str, /, *, headers: dict[str, str] | None = None, **body: Any) -> dict[str, Any]:
         """The problem document of a command that must be refused."""
         answer = await self.request("POST", path, body={"reason": "part of the story", **body}, headers=headers)
         return problem_of(answer)
+
+    async def _successful(self, method: str, path: str, **request: Any) -> Any:
+        """Asks again as it is told to: nothing was done yet."""
+        for _ in range(ASK_AGAIN_MAX):
+            answer = await self.request(method, path, **request)
+            if answer.is_success:
+                return answer.json()
+            problem = answer.json()
+            if problem.get("reason") != "not-there-yet":
+                break
+            await asyncio.sleep(float(answer.headers["Retry-After"]))
+        raise RequestFailed(path, problem)
 
     async def sign(
         self, service: str, *records: str, decision: str = "sign", reason: str = "Read, understood and agreed."
@@ -90,9 +106,3 @@ def problem_of(answer: httpx.Response) -> dict[str, Any]:
     assert problem["title"]
     assert problem["reason"]
     return problem
-
-
-def _successful(path: str, answer: httpx.Response) -> Any:
-    if not answer.is_success:
-        raise RequestFailed(path, answer.json())
-    return answer.json()
