@@ -76,15 +76,15 @@ class Client:
 
     async def _successful(self, method: str, path: str, **request: Any) -> Any:
         """Asks again as it is told to: nothing was done yet."""
+        answer = await self.request(method, path, **request)
         for _ in range(ASK_AGAIN_MAX):
-            answer = await self.request(method, path, **request)
-            if answer.is_success:
-                return answer.json()
-            problem = answer.json()
-            if problem.get("reason") != "not-there-yet":
+            if answer.is_success or answer.json().get("reason") != "not-there-yet":
                 break
             await asyncio.sleep(float(answer.headers["Retry-After"]))
-        raise RequestFailed(path, problem)
+            answer = await self.request(method, path, **request)
+        if not answer.is_success:
+            raise RequestFailed(path, answer.json())
+        return answer.json()
 
     async def sign(
         self, service: str, *records: str, decision: str = "sign", reason: str = "Read, understood and agreed."

@@ -14,7 +14,7 @@ from shared.kafka_feed import KafkaFeed
 from shared.projection import ProjectionRunner
 from tests.shared.conftest import Stores
 from tests.shared.counting import READER, SOURCES, Tally
-from tests.shared.kafka.relays import CALM, PATIENCE_S, relay_of, relaying
+from tests.shared.kafka.relays import PATIENCE, PATIENCE_S, relay_of, relaying
 
 SOURCE, OTHER = SOURCES
 
@@ -26,7 +26,7 @@ async def feed(request: pytest.FixtureRequest, stores: Stores) -> AsyncIterator[
         yield StoreFeed(pool=stores.pool, dsn=stores.url)
         return
     kafka = request.getfixturevalue("kafka")
-    reading = KafkaFeed(kafka=kafka, services=SOURCES, patience=CALM)
+    reading = KafkaFeed(kafka=kafka, services=SOURCES, patience=PATIENCE)
     async with relaying(*(relay_of(stores, kafka, source) for source in SOURCES)):
         yield reading
         await reading.close()

@@ -76,7 +76,7 @@ async def send_as_is(kafka: KafkaSettings, *runs: Sequence[RecordedEvent]) -> No
     """Puts runs of events into the topic in this order, as leaders one after the other would."""
 
     def send() -> None:
-        sender = EventSender(service=SOURCE, epoch=1, kafka=kafka, patience=CALM, too_large=set())
+        sender = EventSender(service=SOURCE, epoch=1, kafka=kafka, patience=PATIENCE, too_large=set())
         sent = sender.send([as_stored(event) for run in runs for event in run])
         for future in sent.futures:
             future.get(PATIENCE_S)
@@ -169,7 +169,7 @@ async def test_damaged_and_foreign_records_are_no_events(
     await send_as_is(kafka, events[:1])
 
     def send_damaged() -> None:
-        producer = open_producer(kafka, CALM)
+        producer = open_producer(kafka, PATIENCE)
         for position, raw, leaf_hash in (
             (2, events[1].raw.replace(b"counted", b"counteD", 1), events[1].leaf_hash),
             (3, b"no event", events[2].leaf_hash),
@@ -193,7 +193,7 @@ async def test_damaged_and_foreign_records_are_no_events(
 async def test_an_event_that_is_elsewhere_is_fetched(stores: Stores, kafka: KafkaSettings) -> None:
     """Its record has only its address."""
     counter = stores.counter
-    topics = Topics.of(kafka, CALM)
+    topics = Topics.of(kafka, PATIENCE)
     await asyncio.to_thread(topics.make, kafka.event_topic(SOURCE), {"max.message.bytes": "2000"})
     topics.close()
     await counter.count(1)
