@@ -38,7 +38,7 @@ async def measure(server_url: str, scratch: Path) -> list[Result]:
         token = issuer.mint(name="Ada Author", lifetime_s=3600)
         with served(data, "requirements", database_url=url) as (address, _, _), _bare(url, data) as bare_address:
             ours, bare = LeanClient(address=address, token=token), LeanClient(address=bare_address, token=token)
-            await _become_author(ours, issuer.subject(name="Ada Author"))
+            await become_author(ours, issuer.subject(name="Ada Author"))
             rounds = [(await _rate(ours, number), await _rate(bare, number)) for number in range(ROUNDS + 1)][1:]
             await ours.close()
             await bare.close()
@@ -51,7 +51,8 @@ async def measure(server_url: str, scratch: Path) -> list[Result]:
     ]  # fmt: skip
 
 
-async def _become_author(client: LeanClient, subject: str) -> None:
+async def become_author(client: LeanClient, subject: str) -> None:
+    """Registers the AI system SYSTEM and makes its owner its author."""
     body = {"key": SYSTEM, "name": "Bench", "intended_use": "to be fast", "risk_class": "limited", "reason": "measured"}
     await client.post("/v1/systems", body)
     granted = await client.post(
@@ -64,14 +65,15 @@ async def _rate(client: LeanClient, round_number: int) -> float:
     async def one_after_the_other(number: int) -> None:
         for place in range(REQUESTS // CLIENTS):
             version = f"{round_number}-{number}-{place}"
-            await client.post(f"/v1/systems/{SYSTEM}/datasets", _dataset(version))
+            await client.post(f"/v1/systems/{SYSTEM}/datasets", dataset_body(version))
 
     began = time.perf_counter()
     await asyncio.gather(*(one_after_the_other(number) for number in range(CLIENTS)))
     return REQUESTS / (time.perf_counter() - began)
 
 
-def _dataset(version: str) -> dict[str, object]:
+def dataset_body(version: str) -> dict[str, object]:
+    """A command that is like no other one before."""
     return {
         "name": "flights", "version": version, "digest": "a" * 64, "rows": 1000, "columns": ["delay", "carrier"],
         "purpose": "test", "provenance": "the airport", "licence": "CC0", "sequestered": True, "personal_data": False,
