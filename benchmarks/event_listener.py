@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 CONNECT_SECONDS_MAX = 30.0
+EVENT = b"\nevent: "
 _RECORDED_AT = b'"recorded_at":"'
 
 
@@ -53,19 +54,28 @@ class Listener(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A frame ends with an empty line; what HTTP puts between chunks stands before the frame that follows."""
-        *frames, self._rest = (self._rest + data).split(b"\n\n") if self._rest else data.split(b"\n\n")
-        for frame in frames:
-            start = frame.find(b"id: ")
-            end = frame.find(b"\nevent: ", start)
-            if start >= 0 and end >= 0:
-                self._take(int(frame[start + 4 : end]), frame)
-        if not self.opened.done() and frames:
-            self.opened.set_result(frames[0].startswith(b"HTTP/1.1 200"))
+        data = self._rest + data if self._rest else data
+        end = data.rfind(b"\n\n") + 2
+        if end < len(b"\n\n"):
+            self._rest = data
+            return
+        frames, self._rest = data[:end], data[end:]
+        self._take(frames)
+        if not self.opened.done():
+            self.opened.set_result(frames.startswith(b"HTTP/1.1 200"))
 
-    def _take(self, position: int, frame: bytes) -> None:
-        self.whole = self.whole and position == self.position + 1
+    def _take(self, frames: bytes) -> None:
+        """No event holds a line break, so counting lines counts events."""
+        count = frames.count(EVENT)
+        if not count:
+            return
+        last = frames.rfind(EVENT)
+        position = int(frames[frames.rfind(b"id: ", 0, last) + len(b"id: ") : last])
+        self.whole = self.whole and position == self.position + count
         self.position = position
-        self._arrivals.note(position, frame)
+        if self._arrivals.measuring:
+            for at, frame in enumerate(frames.split(EVENT)[1:], start=position - count + 1):
+                self._arrivals.note(at, frame)
 
     def close(self) -> None:
         if self._transport is not None:

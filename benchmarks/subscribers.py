@@ -44,7 +44,7 @@ PATIENCE_SECONDS = 60.0
 DELAY_LIMIT_MILLISECONDS = 250.0
 DELAY_GOAL = 0.02
 MEMORY_LIMIT_KILOBYTES = 100.0
-THROUGHPUT_GOAL = 0.4
+THROUGHPUT_GOAL = 0.3
 
 
 async def measure(server_url: str, scratch: Path) -> list[Result]:

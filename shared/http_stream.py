@@ -19,6 +19,10 @@ from shared.subscription import Delivery, Subscriptions, Wish
 
 CUT = "prooftrail.cut"
 """The ASGI extension that breaks a connection off: without it a peer that reads nothing keeps it half open."""
+WRITE = "prooftrail.write"
+"""The ASGI extension that writes a chunk of a response that has begun, without the way through every layer: True if it was taken.
+For each event there is one chunk a subscriber, and a thousand of those."""
+FRAMES_BYTES_MAX = 4 << 20
 RETRY_MILLISECONDS = 1_000
 ENDING_SECONDS_MAX = 2.0
 """How long a client may take to read the end of its stream."""
@@ -43,6 +47,7 @@ Names = Annotated[list[str], Query(max_length=100, description="Only events with
 def stream_router(*, doors: Doors, subscriptions: Subscriptions) -> APIRouter:
     """GET /v1/<service>/events/stream."""
     router = APIRouter(prefix=f"/v1/{doors.service}", tags=["feed"], responses=PROBLEMS)
+    frames = Frames()
 
     @router.get(
         "/events/stream",
@@ -69,10 +74,37 @@ def stream_router(*, doors: Doors, subscriptions: Subscriptions) -> APIRouter:
             lasts_s=(caller.expires_at - doors.clock()).total_seconds(),
         )
         return EventStream(
-            await subscriptions.open(wish), ending=subscriptions.ending, send_seconds_max=subscriptions.send_s_max
+            await subscriptions.open(wish),
+            frames=frames,
+            ending=subscriptions.ending,
+            send_seconds_max=subscriptions.send_s_max,
         )
 
     return router
+
+
+class Frames:
+    """Deliveries of one service as text/event-stream (HTML Living Standard, 9.2.6), written once for all who get the same."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, ...], bytes] = {}
+        self._bytes = 0
+
+    def of(self, delivery: Delivery) -> bytes:
+        """A heartbeat moves the client's position all the same."""
+        if not delivery.events:
+            return b": heartbeat\nid: %d\n\n" % delivery.position
+        positions = tuple([event.position for event in delivery.events])
+        frames = self._kept.get(positions)
+        return self._keep(positions, b"".join(map(_frame, delivery.events))) if frames is None else frames
+
+    def _keep(self, positions: tuple[int, ...], frames: bytes) -> bytes:
+        if self._bytes + len(frames) > FRAMES_BYTES_MAX:
+            self._kept.clear()
+            self._bytes = 0
+        self._kept[positions] = frames
+        self._bytes += len(frames)
+        return frames
 
 
 class EventStream(Response):
@@ -87,18 +119,21 @@ class EventStream(Response):
         self,
         deliveries: AsyncGenerator[Delivery, None],
         *,
+        frames: Frames,
         ending: asyncio.Event,
         send_seconds_max: float,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type=MEDIA_TYPE)
         del self.headers["content-length"]
         self._deliveries = deliveries
+        self._frames = frames
         self._ending = ending
         self._send_seconds_max = send_seconds_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        sending = asyncio.ensure_future(self._send_all(send))
+        write = scope.get("extensions", {}).get(WRITE, _is_not_taken)
+        sending = asyncio.ensure_future(self._send_all(send, write))
         leaving = asyncio.ensure_future(_left(receive))
         ending = asyncio.ensure_future(self._ending.wait())
         try:
@@ -113,14 +148,16 @@ class EventStream(Response):
                 task.cancel()
             await asyncio.gather(sending, leaving, ending, return_exceptions=True)
 
-    async def _send_all(self, send: Send) -> bool:
+    async def _send_all(self, send: Send, write: Callable[[bytes], bool]) -> bool:
         """False if the client took nothing for too long."""
         try:
             await self._send(send, b"retry: %d\n\n" % RETRY_MILLISECONDS)
             with contextlib.suppress(ProoftrailError):  # the stream ends: the client asks again, and is told why
                 async with contextlib.aclosing(self._deliveries) as deliveries:
                     async for delivery in deliveries:
-                        await self._send(send, frames_of(delivery))
+                        frames = self._frames.of(delivery)
+                        if not write(frames):
+                            await self._send(send, frames)
             await self._send(send, b"", more=False)
         except TimeoutError:
             return False
@@ -138,11 +175,8 @@ def _cut(scope: Scope) -> None:
         cut()
 
 
-def frames_of(delivery: Delivery) -> bytes:
-    """The delivery as text/event-stream (HTML Living Standard, 9.2.6); a heartbeat moves the client's position all the same."""
-    if not delivery.events:
-        return b": heartbeat\nid: %d\n\n" % delivery.position
-    return b"".join(map(_frame, delivery.events))
+def _is_not_taken(_chunk: bytes) -> bool:
+    return False
 
 
 def _frame(event: RecordedEvent) -> bytes:

@@ -34,7 +34,7 @@ BATCH_EVENTS_MAX = 500
 DELIVERY_BYTES_MAX = 64 << 10
 """A delivery holds one event, or several with no more bytes than this."""
 REST_SECONDS_A_SUBSCRIBER = 0.00005
-"""Rest between batches, so that handing out to many leaves half of the event loop to commands."""
+"""Least rest between batches, so that handing out to many leaves half of the event loop to commands."""
 RETRY_SECONDS = 1.0
 DATABASE_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -186,9 +186,16 @@ class Subscriptions:
             await self._settle(events)
             await self._rights.reload()
             self._tail.extend(events)
-            self._wake()
-            await asyncio.sleep(self.subscribers * REST_SECONDS_A_SUBSCRIBER)
+            await self._hand_out()
         self._wanted.clear()
+
+    async def _hand_out(self) -> None:
+        """Wakes everybody, and then rests for as long as that took."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        self._wake()
+        await asyncio.sleep(0)  # whoever waited has sent it by now, or waits for its wire
+        await asyncio.sleep(max(now() - began, self.subscribers * REST_SECONDS_A_SUBSCRIBER))
 
     async def _settle(self, events: Sequence[RecordedEvent]) -> None:
         """A role that these events give or take is in the copy before they are handed out."""

@@ -6,14 +6,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from services.server import GRACEFUL_SHUTDOWN_SECONDS
-from shared.event import Actor
+from shared.event import Actor, RecordedEvent
+from shared.http_stream import FRAMES_BYTES_MAX, Frames
 from shared.positions import format_positions
-from shared.subscription import StreamEnds, Subscriptions, Wish
+from shared.subscription import Delivery, StreamEnds, Subscriptions, Wish
 from tests.foreign import foreign
 from tests.house import Client, TestHouse
 from tests.streaming import EventSource, Received, http_serving, take
@@ -182,6 +184,35 @@ async def test_one_who_reads_nothing_is_cut_off_and_resumes_without_a_gap(wire: 
     assert 0 < len(got) < head
     rest = await take(await wire.stream(ada, from_position=got[-1]), head - got[-1])
     assert [*got, *(one.position for one in rest)] == list(range(1, head + 1))
+
+
+def test_frames_are_written_once_for_all_who_get_the_same() -> None:
+    """And for nobody else: who sees other events between the same two gets those; what is kept does not grow for ever."""
+    frames = Frames()
+    texts = {position: f'{{"position":{position},"text":"{"x" * 1000}"}}'.encode() for position in range(1, 6)}
+
+    def told(*positions: int) -> bytes:
+        events = [_event(position, texts[position]) for position in positions]
+        return frames.of(Delivery(position=positions[-1], events=events))
+
+    assert told(1, 2, 5) is told(1, 2, 5)
+    assert told(1, 4, 5) == b"".join(
+        b"id: %d\nevent: requirements.told\ndata: %b\n\n" % (position, texts[position]) for position in (1, 4, 5)
+    )
+    assert told(1, 2, 5) != told(1, 4, 5)
+    first = told(1, 2, 3)
+    for position in range(10, 10 + 2 * FRAMES_BYTES_MAX // 1000):
+        texts[position] = texts[1]
+        told(position)
+    assert told(1, 2, 3) is not first
+    assert told(1, 2, 3) == first
+
+
+def _event(position: int, raw: bytes) -> RecordedEvent:
+    return RecordedEvent(
+        service="requirements", position=position, stream="s:s", version=1, name="requirements.told", system="s",
+        recorded_at=datetime(2026, 1, 1, tzinfo=UTC), leaf_hash="", raw=raw,
+    )  # fmt: skip
 
 
 async def test_shutting_down_ends_the_streams_first(house: TestHouse) -> None:
