@@ -102,6 +102,11 @@ kafka: ## Serve one Kafka broker on 127.0.0.1:9092, from its jars (Ctrl-C ends i
 image: ## Build the image of the services (docker, podman or buildah): make image IMAGE=registry/prooftrail:1.0.0
 	@scripts/image $(IMAGE)
 
+.PHONY: kubernetes
+kubernetes: ## Roll out on the cluster of KUBECONFIG, tell the story there, and roll each service under load
+	@scripts/install run demo flights dev
+	@$(python) -m tests.kubernetes
+
 .PHONY: pins
 pins: ## Write requirements/*.txt from *.in; with UPGRADE=1 to the newest versions
 	@scripts/install pins

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -41,8 +41,9 @@ SERVICES = ("requirements", "verification", "releases", "drift", "traceability")
 EMBEDDED_ISSUER = "urn:prooftrail:embedded-issuer"
 """The same on every port, so that a token outlives a restart elsewhere. It says that no provider vouched for the person."""
 
-MIGRATION_SECONDS_MAX = 60.0
-MIGRATION_POLL_SECONDS = 0.5
+DATABASE_SECONDS_MAX = 60.0
+"""How long a start waits for the database, and for its schema."""
+DATABASE_POLL_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -134,33 +135,48 @@ async def migrate_all(
     return await separate_roles(owner_url, services=SERVICES, folder=folder)
 
 
-async def until_migrated(logins: Logins, *, patience_s: float = MIGRATION_SECONDS_MAX) -> None:
+async def until_reachable(address: str, *, patience_s: float = DATABASE_SECONDS_MAX) -> None:
+    """Returns once the database lets in who comes with this address. DatabaseOutOfReach after `patience_s`."""
+
+    async def connect() -> None:
+        await (await _connected(address)).close()
+
+    await _until_done(connect, patience_s)
+
+
+async def until_migrated(logins: Logins, *, patience_s: float = DATABASE_SECONDS_MAX) -> None:
     """Returns once `prooftrail migrate` has brought every schema to this version. Raises why not after `patience_s`."""
+    await _until_done(lambda: _require_migrated(logins), patience_s)
+
+
+async def _until_done(attempt: Callable[[], Awaitable[None]], patience_s: float) -> None:
     until = time.monotonic() + patience_s
     told = False
     while True:
         try:
-            await _require_migrated(logins)
+            return await attempt()
         except Unavailable as reason:
             if time.monotonic() > until or isinstance(reason, AlteredMigration):
                 raise
             if not told:
                 _log.warning("waiting for the database: %s %s", reason.what, reason.why)
             told = True
-            await asyncio.sleep(MIGRATION_POLL_SECONDS)
-        else:
-            return
+            await asyncio.sleep(DATABASE_POLL_SECONDS)
 
 
-async def _require_migrated(logins: Logins) -> None:
+async def _connected(address: str) -> asyncpg.Connection:
     try:
-        connection = await asyncpg.connect(logins.url(FEED))
+        return await asyncpg.connect(address)
     except (OSError, asyncpg.PostgresError) as error:
         raise DatabaseOutOfReach(
             "The database does not let this process in.",
             why=f"{type(error).__name__}: {error}".rstrip(": "),
             next_step="Check DATABASE_URL and PROOFTRAIL_LOGINS; `prooftrail migrate` makes the logins.",
         ) from error
+
+
+async def _require_migrated(logins: Logins) -> None:
+    connection = await _connected(logins.url(FEED))
     try:
         for name in SERVICES:
             await require_applied(connection, service=name, migrations=migrations_of(_main(name).MIGRATIONS))

@@ -15,12 +15,13 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
-from services.composition import SERVICES, House, migrate_all, offline_house
+from services.composition import SERVICES, House, migrate_all, offline_house, until_reachable
 from services.server import database, database_at_work
 from shared.backup.manifest import Manifest
 from shared.backup.restoring import restore
 from shared.backup.taking import Progress, back_up
 from shared.command import CommandContext
+from shared.database_roles import Logins
 from shared.embedded_postgres import EmbeddedPostgres
 from shared.erasure import GROUNDS, SOURCE, Why
 from shared.errors import Conflict, NotFound
@@ -92,7 +93,7 @@ def _migrate(_parsed: argparse.Namespace, settings: Settings) -> int:
     are made of the owner's. Run again it changes nothing. Cut off, it left each schema as it was or as it shall be.
     """
     with database_at_work(settings) as url:
-        logins = asyncio.run(migrate_all(url, folder=settings.logins, tell=print))
+        logins = asyncio.run(_migrate_once_reachable(url, settings))
     if logins.shared_because is not None and settings.logins is not None:
         raise NoLogins(
             "The services have no logins of their own.",
@@ -101,6 +102,11 @@ def _migrate(_parsed: argparse.Namespace, settings: Settings) -> int:
         )
     print(f"The database is at this version. Logins: {logins.described()}.")
     return DONE
+
+
+async def _migrate_once_reachable(url: str, settings: Settings) -> Logins:
+    await until_reachable(url)
+    return await migrate_all(url, folder=settings.logins, tell=print)
 
 
 def _erase(parsed: argparse.Namespace, settings: Settings) -> int:

@@ -71,6 +71,4 @@ class Identities:
         now, subject = int(time.time()), self.subject(name)
         claims = {"iss": ISSUER, "aud": "prooftrail", "sub": subject, "iat": now, "exp": now + 3600, "jti": f"{now}"}
         more = {"name": name, "auth_time": now} if person else {"client_id": subject}
-        return jwt.encode(
-            {**claims, **more}, self.signing, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": KEY_ID}
-        )
+        return jwt.encode({**claims, **more}, self.signing, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": KEY_ID})

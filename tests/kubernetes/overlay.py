@@ -25,7 +25,9 @@ CONTAINED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def write_overlay(identities: Identities, *, images: Mapping[str, str], replicas: int, marks: Mapping[str, str]) -> Path:
+def write_overlay(
+    identities: Identities, *, images: Mapping[str, str], replicas: int, marks: Mapping[str, str]
+) -> Path:
     """The folder to apply. `images` gives for `prooftrail`, `postgres` and `apache/kafka` where they come from; `marks` are
     annotations of the pods, by service, a change of which rolls them.
     """
@@ -91,6 +93,7 @@ def _trusting(replicas: int) -> list[dict[str, Any]]:
     """The issuer's certificate is the one that is trusted for TLS, and nothing beside it."""
     return [
         {"op": "replace", "path": "/spec/replicas", "value": replicas},
+        {"op": "replace", "path": "/spec/template/spec/containers/0/resources/requests/cpu", "value": "50m"},
         {"op": "add", "path": "/spec/template/spec/volumes/-", "value": {
             "name": "authority", "secret": {"secretName": "issuer-tls", "items": [{"key": "tls.crt", "path": "ca.crt"}]}}},
         {"op": "add", "path": "/spec/template/spec/containers/0/volumeMounts/-", "value": {
