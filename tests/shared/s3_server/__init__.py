@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -12,56 +10,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.go_programs import go_program
 from tests.serving import free_port
 
 VERSION = "v1.8.0"
-MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
-INSTALLATIONS = Path(__file__).parents[3] / "build" / "s3-server"
-BUILD_TIMEOUT_S = 900
+MODULE = "github.com/versity/versitygw/cmd/versitygw"
 READY_TIMEOUT_S = 60
 ACCESS_KEY, SECRET_KEY = "writer", "the-secret-of-the-writer"
 BUCKET = "evidence"
 
 
-class CannotRun(Exception):
-    """The server cannot run here; the message is one line that says what to install."""
-
-
 def installed() -> Path:
-    """The program, built once under build/ by Go, which checks the sums of all modules. Raises CannotRun."""
-    program = INSTALLATIONS / VERSION / "versitygw"
-    if not program.exists():
-        go = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
-        if go is None:
-            raise CannotRun("install Go (Debian and Ubuntu: golang; macOS: brew install go)")
-        _build(go, program.parent)
-    return program
-
-
-def _build(go: str, folder: Path) -> None:
-    """Into a folder beside, then renamed: a build that was cut off is never taken for a whole one."""
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    environment = {**os.environ, "GOBIN": str(beside), "CGO_ENABLED": "0"}
-    try:
-        subprocess.run(
-            [go, "install", MODULE],
-            cwd=beside,
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_TIMEOUT_S,
-        )
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        reason = " ".join(str(error.stderr or error).split())[-200:]
-        raise CannotRun(f"make `go install {MODULE}` work (is Go new enough?): {reason}") from None
-    try:
-        beside.rename(folder)
-    except OSError:  # somebody else's test run was faster
-        shutil.rmtree(beside, ignore_errors=True)
+    """The program. Raises CannotRun."""
+    return go_program(name="versitygw", module=MODULE, version=VERSION, folder="s3-server")
 
 
 @dataclass(frozen=True)

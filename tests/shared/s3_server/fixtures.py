@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.shared.s3_server import CannotRun, S3Server, installed, running
+from tests.npm_packages import CannotRun, skip_loudly
+from tests.shared.s3_server import S3Server, installed, running
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +16,6 @@ def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     try:
         program = installed()
     except CannotRun as reason:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"S3 server: {reason}", pytrace=False)
-        terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-        capture = request.config.pluginmanager.get_plugin("capturemanager")
-        if terminal is not None and capture is not None:
-            with capture.global_and_fixture_disabled():
-                terminal.write_line(f"\nNOT TESTED against a real S3 server: {reason}", red=True, bold=True)
-        pytest.skip(str(reason))
+        skip_loudly(request, what="evidence files in a real S3 server", reason=reason)
     with running(program, tmp_path_factory.mktemp("s3")) as started:
         yield started
