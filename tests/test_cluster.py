@@ -68,13 +68,15 @@ async def remembered(pool: asyncpg.Pool, service: str = "requirements") -> list[
     return [(position, leaf if isinstance(leaf, str) else leaf.hex(), event) for position, leaf, event in rows]
 
 
-async def assert_the_ledger_is_the_store(store: asyncpg.Pool, ledger: asyncpg.Pool) -> None:
+async def assert_the_ledger_is_the_store(
+    store: asyncpg.Pool, ledger: asyncpg.Pool, service: str = "requirements"
+) -> None:
     """Event for event and byte for byte, once it has everything; none twice."""
-    expected = await stored(store)
+    expected = await stored(store, service)
     async with asyncio.timeout(PATIENCE_S):
-        while len(await remembered(ledger)) < len(expected):  # noqa: ASYNC110 -- it lies in the database
+        while len(await remembered(ledger, service)) < len(expected):  # noqa: ASYNC110 -- it lies in the database
             await asyncio.sleep(0.05)
-    assert await remembered(ledger) == expected
+    assert await remembered(ledger, service) == expected
 
 
 async def assert_whole(cluster: TestCluster) -> None:
