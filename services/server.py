@@ -28,6 +28,7 @@ from shared.moving import require_not_moved
 from shared.proto_schema import DEPLOYMENT
 from shared.settings import Settings, read_settings
 from shared.telemetry import serving_metrics
+from shared.tracing import tracing
 
 GRACEFUL_SHUTDOWN_SECONDS = 10
 
@@ -39,7 +40,7 @@ def serve(names: Sequence[str]) -> int:
     try:
         settings = read_settings()
         set_up_logging(form=settings.log_format, service=service_name(names))
-        with database(settings) as url:
+        with tracing(service=service_name(names)), database(settings) as url:
             uvloop.run(_serve(settings, url, names or SERVICES))
     except ProoftrailError as error:
         print(explain(error), file=sys.stderr)

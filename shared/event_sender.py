@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from kafka.errors import MessageSizeTooLargeError
 
+from shared import tracing
 from shared.cloud_event import dataref_of, headers_of, source_of
 from shared.feed import Pulse
 from shared.kafka_client import (
@@ -45,10 +46,11 @@ class StoredEvent(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Sent:
-    """Events on their way, in order, each with the library's future."""
+    """Events on their way since `began`, in order, each with the library's future."""
 
     events: Sequence[StoredEvent]
     futures: Sequence[Any]
+    began: int
 
 
 class EventSender:
@@ -82,7 +84,7 @@ class EventSender:
     def send(self, events: Sequence[StoredEvent]) -> Sent:
         """Hands them to the producer in order. Raises KafkaAway."""
         with kafka_errors():
-            return Sent(events, [self._send(event) for event in events])
+            return Sent(events, [self._send(event) for event in events], tracing.now())
 
     def _send(self, event: StoredEvent) -> Any:
         headers = headers_of(event.raw, source=self._source, leaf_hash=event.leaf_hash, epoch=self._epoch)
@@ -117,6 +119,7 @@ class EventSender:
             if offset < event.position - 1:
                 return acknowledged, TopicReplaced(f"{self._topic} gave {event.position} the offset {offset}")
             acknowledged = event.position
+        tracing.told_sent(((event.raw, event.leaf_hash) for event in sent.events), topic=self._topic, began=sent.began)
         return acknowledged, None
 
     def send_pulse(self, pulse: Pulse) -> None:

@@ -19,6 +19,7 @@ import asyncpg
 import msgspec
 from eventsourcing.persistence import StoredEvent
 
+from shared import tracing
 from shared.append_batch import GIVE_UP_SECONDS, Answer, Appended, AppendRequest, BatchAppender, read_again
 from shared.errors import Conflict, Invalid
 from shared.event import Event, EventMapper, RecordedEvent
@@ -208,6 +209,7 @@ class PostgresEventStore:
     async def append(
         self, events: Sequence[Event], *, record: str, version: int, key: IdempotencyKey | None
     ) -> Receipt:
+        began = tracing.now()
         stored = [self._mapper.to_stored_event(event) for event in events]
         answer = await self._writer.write(
             AppendRequest(
@@ -219,6 +221,8 @@ class PostgresEventStore:
             )
         )
         if isinstance(answer, Appended):
+            if began:
+                self._tell_appended(events, answer, began)
             return self._receipt(
                 record, version,
                 last=answer.first + len(stored) - 1,
@@ -241,6 +245,17 @@ class PostgresEventStore:
         if answer.again:  # it may be that of this very request, whose first answer was lost
             return receipt
         raise AnsweredBefore(receipt)
+
+    def _tell_appended(self, events: Sequence[Event], answer: Appended, began: int) -> None:
+        for position, (event, leaf_hash) in enumerate(zip(events, answer.leaf_hashes, strict=True), answer.first):
+            tracing.told_append(
+                service=self.service,
+                name=event.name,
+                position=position,
+                leaf_hash=leaf_hash.hex(),
+                correlation=event.correlation,
+                began=began,
+            )
 
     async def _stored_receipt(self, stored: Sequence[StoredEvent], record: str, version: int) -> Receipt:
         """The receipt of a command that was stored by a call whose answer was lost."""

@@ -20,6 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
+from shared import tracing
 from shared.artefacts import ARTEFACT_BYTES_MAX
 from shared.errors import ProoftrailError, Unavailable
 from shared.grpc_calls import Binding, CallFailed, carry_out, status_of
@@ -174,7 +175,10 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
             return grpc.stream_unary_rpc_method_handler(collect, **serializers)
 
         async def stream(request: Message, context: Context) -> None:
-            async with _answering(name, context), contextlib.aclosing(serve(request, context)) as responses:
+            async with (
+                _answering(name, context, traced=False),
+                contextlib.aclosing(serve(request, context)) as responses,
+            ):
                 async for response in responses:
                     await self._write(context, response)
 
@@ -209,14 +213,16 @@ def _seconds_left(context: Context) -> float:
 
 
 @contextlib.asynccontextmanager
-async def _answering(method: str, context: Context) -> AsyncIterator[None]:
-    """Measures the call, and ends it with the status of what the block raises."""
-    with measured_call(method) as call:
+async def _answering(method: str, context: Context, *, traced: bool = True) -> AsyncIterator[None]:
+    """Measures the call, and ends it with the status of what the block raises. A stream is no part of anybody's trace."""
+    span = tracing.answering(method, metadata_of(context)) if traced else contextlib.nullcontext()
+    with measured_call(method) as call, span:
         try:
             yield
         except (CallFailed, ProoftrailError, TimeoutError) as error:
             status = _status_of(error)
             call.code = code_pb2.Code.Name(status.code)
+            tracing.failed(call.code)
             await _abort(context, status)
 
 

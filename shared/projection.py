@@ -17,6 +17,7 @@ from typing import Protocol
 
 import asyncpg
 
+from shared import tracing
 from shared.advisory_lock import advisory_lock
 from shared.effects import Effects
 from shared.errors import ProoftrailError, Unavailable
@@ -137,8 +138,11 @@ class ProjectionRunner:
 
     async def _advance(self, source: str) -> Sequence[RecordedEvent]:
         """Applies the next batch of the source and returns it."""
+        began = tracing.now()
         async with self._pool.acquire() as connection:
-            return await self._advance_in(self._schema, connection, source)
+            events = await self._advance_in(self._schema, connection, source)
+        tracing.told_taken(events, verb="project", service=self._projection.service, began=began)
+        return events
 
     async def _advance_in(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
         try:

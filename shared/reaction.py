@@ -14,6 +14,7 @@ from datetime import datetime
 
 import asyncpg
 
+from shared import tracing
 from shared.command import CommandContext, TooMuchContention
 from shared.errors import Unavailable
 from shared.event import Actor, RecordedEvent
@@ -67,7 +68,7 @@ class Reactions:
         events = without_holes(delivered, after=after)
         for event in events:
             if event.name in self.handlers:
-                with in_trace_of(event.raw):
+                with in_trace_of(event.raw), tracing.reacting(event, service=self.service):
                     await self._react(event)
         if events:
             await self._store_position(source, events[-1].position)

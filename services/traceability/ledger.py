@@ -16,6 +16,7 @@ from datetime import datetime
 import asyncpg
 import msgspec
 
+from shared import tracing
 from shared.event import RecordedEvent
 from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.figures import tell_consumer
@@ -70,6 +71,7 @@ class Ledger:
 
     async def advance(self, source: str) -> int:
         """Writes the next batch of the source; returns how many events that were."""
+        began = tracing.now()
         async with self.pool.acquire() as connection, connection.transaction():
             head = await connection.fetchval("SELECT position FROM traceability.ledger_head FOR UPDATE")
             after = await connection.fetchval(
@@ -87,6 +89,7 @@ class Ledger:
                 await connection.execute("UPDATE traceability.ledger_head SET position = $1", head + len(whole))
                 await connection.execute("SELECT pg_notify('prooftrail_appended', $1)", f"ledger:{head + len(whole)}")
         self._held[source] = after + len(whole)
+        tracing.told_taken(whole, verb="record", service="traceability", began=began)
         if whole:
             async with self._moved:
                 self._moved.notify_all()
