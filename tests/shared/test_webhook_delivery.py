@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook as Checker, WebhookVerificationError
 
+from shared.subscription import DELIVERY_BYTES_MAX
 from shared.webhooks.book import Patience
 from shared.webhooks.delivery import WebhookDelivery
 from shared.webhooks.registry import Webhook
@@ -163,6 +164,35 @@ async def test_one_that_fails_for_long_is_switched_off_and_resumes_where_it_was(
         await line.resume(delivery, after=0)
         await line.receiver.until_count(3 + TRIES.failures_min + 3)
         assert line.receiver.positions[-3:] == [1, 2, 3]
+
+
+async def test_what_is_left_out_before_it_does_not_make_a_failure_new(line: Line) -> None:
+    """Failures count on, although the position goes over what lies before the event that fails."""
+    counter = line.stores.counter
+    await counter.tell_long(DELIVERY_BYTES_MAX)
+    await counter.tell_long(100)
+    await counter.count(1)
+    line.receiver.always = Answer(500)
+    await line.register(names=("requirements.counted",))
+    async with delivering(line.stores.url, line.stores.pool, patience=TRIES):
+        off = await line.until_seen(lambda webhook: not webhook.active)
+    assert off.position == 2
+    assert line.receiver.positions == [3] * TRIES.failures_min
+
+
+async def test_a_late_answer_does_not_undo_what_its_owner_changed(line: Line) -> None:
+    """Set back while an event is on its way, it begins there."""
+    hear = asyncio.Event()
+    line.receiver.answers.extend([Answer(), Answer(), Answer(after=hear)])
+    await line.stores.counter.count(1, 2, 3)
+    await line.register()
+    async with delivering(line.stores.url, line.stores.pool):
+        await line.receiver.until_count(3)
+        await registry(line.stores.url, line.stores.pool).resume(subject=OWNER.subject, key=KEY, after=0)
+        hear.set()
+        await line.receiver.until_count(6)
+        await line.until_stored(3)
+    assert line.receiver.positions == [1, 2, 3, 1, 2, 3]
 
 
 async def test_one_that_is_gone_is_not_asked_again(line: Line) -> None:
