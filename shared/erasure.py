@@ -1,4 +1,4 @@
-"""A person is forgotten: the entries of the directory go, the events stay, and every service records that it was done.
+"""A person is forgotten: directory entries and webhooks go, the events stay, and every service records that it was done.
 
 Traceability decides and records `traceability.person-erased`. Every service, traceability among them, follows that and empties its
 own directory; the others then record `<service>.person-erased`. No event holds the name.
@@ -11,7 +11,7 @@ Failure table of one service
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
@@ -71,11 +71,14 @@ def erasures_after(erasures: Erasures | None, fact: Fact) -> Erasures:
 
 @dataclass(frozen=True, kw_only=True)
 class Eraser:
-    """Carries out, in one service, what was decided. `forget` is what else knows the name there, the embedded issuer."""
+    """Carries out, in one service, what was decided. `forget` is what else knows the name there, the embedded issuer;
+    `forget_webhooks` deletes those of the person.
+    """
 
     service: str
     directory: Directory
     store: EventStore
+    forget_webhooks: Callable[[str], Awaitable[None]]
     forget: Callable[[str], object] = lambda _subject: None
 
     async def erase(self, event: RecordedEvent, context: CommandContext) -> None:
@@ -83,6 +86,7 @@ class Eraser:
         content = event.content()
         subject, why = content["data"]["subject"], content["data"]["why"]
         self.forget(subject)
+        await self.forget_webhooks(subject)
         await self.directory.erase(subject)
         if self.service != event.service:
             fact = erasure_fact(self.service)(subject=subject, why=why)

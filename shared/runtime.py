@@ -35,6 +35,7 @@ from shared.migrations import STORE_SCRIPTS, Migration, migrate, scripts_in
 from shared.projection import Progress, Projection, ProjectionRunner
 from shared.reaction import Reactions
 from shared.settings import Settings
+from shared.webhooks.registry import forget_webhooks
 
 POOL_CONNECTIONS_MAX = 4
 PULSE_SECONDS = 2.0
@@ -128,7 +129,17 @@ class Runtime:
         if log.sealer.refusal is None:
             await record_statements(store, log.signer, clock=self.clock)
         directory = Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16))
-        eraser = Eraser(service=service, directory=directory, store=store, forget=self.forget)
+
+        async def forget_subject_webhooks(subject: str) -> None:
+            await forget_webhooks(pool, service=service, subject=subject)
+
+        eraser = Eraser(
+            service=service,
+            directory=directory,
+            store=store,
+            forget=self.forget,
+            forget_webhooks=forget_subject_webhooks,
+        )
         return Foundation(
             service=service,
             pool=pool,

@@ -45,7 +45,9 @@ NEVER_KEPT: dict[str, Any] = {"retention_days": 0}
 @pytest.fixture
 async def house(server_url: str, tmp_path: Path) -> AsyncIterator[TestHouse]:
     """All services, where nothing is kept for a time after its end."""
-    async with running_house(server_url=server_url, folder=tmp_path / "data", **NEVER_KEPT) as running:
+    async with running_house(
+        server_url=server_url, folder=tmp_path / "data", webhook_networks=(), **NEVER_KEPT
+    ) as running:
         yield running
 
 
@@ -185,6 +187,25 @@ async def pack(reader: Client, **query: Any) -> Any:
 async def page(reader: Client) -> str:
     """The same as a page."""
     return (await reader.request("GET", f"/v1/systems/{SYSTEM}/evidence-pack.html")).text
+
+
+async def test_webhooks_go_with_the_person(house: TestHouse) -> None:
+    """An address may tell who it was; those of others stay."""
+    owner, person = await signed(house)
+    of_owner, of_person = "https://hooks.example.com/of-the-owner", "https://hooks.example.com/of-the-person"
+    for who, url in ((owner, of_owner), (person, of_person)):
+        for service in SERVICES:
+            body = {"key": "mine", "url": url}
+            assert (await who.request("POST", f"/v1/{service}/webhooks", body=body)).is_success
+    await let_go(owner, person)
+    tables = {f"{service}.webhook" for service in SERVICES}
+    async with owner_of(house.house.runtime.database_url) as connection:
+        assert await places_of(connection, of_person) == tables
+        await erase(owner, person)
+        assert await places_of(connection, of_person) == set()
+        assert await places_of(connection, of_owner) == tables
+        for service in SERVICES:
+            assert await connection.fetchval(f"SELECT count(*) FROM {service}.webhook_secret") == 1
 
 
 async def test_every_service_records_the_erasure_and_every_proof_still_holds(house: TestHouse) -> None:

@@ -213,6 +213,11 @@ class Webhooks:
         return [_webhook(row, head) for row in rows]
 
 
+async def forget_webhooks(pool: asyncpg.Pool, *, service: str, subject: str) -> None:
+    """Those of an erased person go: an address may tell who it was."""
+    await pool.execute(f"DELETE FROM {service}.webhook WHERE subject = $1", subject)
+
+
 def _webhook(row: asyncpg.Record, head: int) -> Webhook:
     trouble = row["trouble"] and Trouble(
         what=row["trouble"],
