@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,17 +130,6 @@ class Runtime:
         if log.sealer.refusal is None:
             await record_statements(store, log.signer, clock=self.clock)
         directory = Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16))
-
-        async def forget_subject_webhooks(subject: str) -> None:
-            await forget_webhooks(pool, service=service, subject=subject)
-
-        eraser = Eraser(
-            service=service,
-            directory=directory,
-            store=store,
-            forget=self.forget,
-            forget_webhooks=forget_subject_webhooks,
-        )
         return Foundation(
             service=service,
             pool=pool,
@@ -155,15 +145,32 @@ class Runtime:
                 reaction_sources=(erasure.SOURCE,),
                 every_s=self.settings.measure_s,
             ),
-            erasures=Reactions(
-                service=service,
-                handlers={DECIDED: eraser.erase},
-                sources=(erasure.SOURCE,),
-                pool=pool,
-                feed=self.feed,
-                projection=runner,
-                clock=self.clock,
-            ),
+            erasures=self._erasures(service, pool, store, directory, runner),
+        )
+
+    def _erasures(
+        self,
+        service: str,
+        pool: asyncpg.Pool,
+        store: PostgresEventStore,
+        directory: Directory,
+        runner: ProjectionRunner,
+    ) -> Reactions:
+        eraser = Eraser(
+            service=service,
+            directory=directory,
+            store=store,
+            forget=self.forget,
+            forget_webhooks=partial(forget_webhooks, pool, service),
+        )
+        return Reactions(
+            service=service,
+            handlers={DECIDED: eraser.erase},
+            sources=(erasure.SOURCE,),
+            pool=pool,
+            feed=self.feed,
+            projection=runner,
+            clock=self.clock,
         )
 
     def doors(
