@@ -161,7 +161,7 @@ class Runtime:
             directory=directory,
             store=store,
             forget=self.forget,
-            forget_webhooks=partial(forget_webhooks, pool, service),
+            forget_webhooks=partial(forget_webhooks, pool=pool, service=service),
         )
         return Reactions(
             service=service,

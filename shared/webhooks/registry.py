@@ -213,7 +213,7 @@ class Webhooks:
         return [_webhook(row, head) for row in rows]
 
 
-async def forget_webhooks(pool: asyncpg.Pool, service: str, subject: str) -> None:
+async def forget_webhooks(subject: str, *, pool: asyncpg.Pool, service: str) -> None:
     """Those of an erased person go: an address may tell who it was."""
     await pool.execute(f"DELETE FROM {service}.webhook WHERE subject = $1", subject)
 
