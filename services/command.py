@@ -17,7 +17,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services import data_command, log_command, pack_command, schema_command
+from services import data_command, letters_command, log_command, pack_command, schema_command
 from services.composition import SERVICES, local_issuer, offline_house
 from services.server import database, database_at_work, explain
 from shared.errors import Invalid, ProoftrailError
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     pack_command.add_commands(commands)
     data_command.add_commands(commands)
+    letters_command.add_commands(commands)
     log_command.add_commands(commands)
     schema_command.add_commands(commands)
 

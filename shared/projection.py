@@ -19,12 +19,12 @@ import asyncpg
 
 from shared import tracing
 from shared.advisory_lock import advisory_lock
+from shared.dead_letters import bury
 from shared.effects import Effects
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
 from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.past_feed import PastFeed
-from shared.trace_ids import in_trace_of
 
 BATCH_EVENTS_MAX = 2_000
 RETRY_SECONDS = 1.0
@@ -323,21 +323,3 @@ class ProjectionRunner:
             state = await folding.state()
             await connection.execute(f"DROP SCHEMA {schema} CASCADE")
         return state
-
-
-async def bury(
-    connection: asyncpg.Connection, *, service: str, event: RecordedEvent, reader: str, error: Exception
-) -> None:
-    """Records an event that a reader could not take: kept, shown, and never silently skipped."""
-    with in_trace_of(event.raw):
-        _log.error(
-            "%s:%d goes to the dead letters of %s (%s): %s", event.service, event.position, service, reader, error
-        )
-    await connection.execute(
-        f"INSERT INTO {service}.dead_letter (source, position, reader, error) VALUES ($1, $2, $3, $4)"
-        " ON CONFLICT (source, position, reader) DO UPDATE SET error = EXCLUDED.error, recorded_at = clock_timestamp()",
-        event.service,
-        event.position,
-        reader,
-        f"{type(error).__name__}: {error}"[:2000],
-    )

@@ -16,13 +16,15 @@ import asyncpg
 
 from shared import tracing
 from shared.command import CommandContext, TooMuchContention
+from shared.dead_letters import bring_back, bury, letters_of
 from shared.errors import Unavailable
 from shared.event import Actor, RecordedEvent
 from shared.event_store import IdempotencyKey
 from shared.feed import PACE_SECONDS, Feed, without_holes
-from shared.projection import BATCH_EVENTS_MAX, POISON, RETRY_SECONDS, NotThereYet, ProjectionRunner, bury
+from shared.projection import BATCH_EVENTS_MAX, POISON, RETRY_SECONDS, NotThereYet, ProjectionRunner
 from shared.trace_ids import in_trace_of
 
+READER = "reaction"
 PROJECTION_WAIT_SECONDS = 30.0
 PASSING = (Unavailable, TooMuchContention)
 """Refusals that may not stand the next time."""
@@ -74,6 +76,18 @@ class Reactions:
             await self._store_position(source, events[-1].position)
         return len(events)
 
+    async def replay(self) -> None:
+        """Reacts again to the events that are dead letters, in order; those that can be taken now are none any more.
+
+        A reaction that was carried out has its key stored, so that it is not carried out twice.
+        """
+        for letter in await letters_of(self.pool, service=self.service):
+            if letter.reader != READER or letter.source not in self.sources:
+                continue
+            (event,) = await self.feed.read(service=letter.source, after=letter.position - 1, limit=1)
+            if event.name in self.handlers and await self._takes(event):
+                await bring_back(self.pool, letter)
+
     async def position(self, source: str) -> int:
         """The last event of the source that was reacted to."""
         position: int | None = await self.pool.fetchval(
@@ -96,14 +110,20 @@ class Reactions:
 
     async def _react(self, event: RecordedEvent) -> None:
         await self.projection.wait({event.service: event.position}, timeout_s=PROJECTION_WAIT_SECONDS)
+        await self._takes(event)
+        await self._store_position(event.service, event.position)
+
+    async def _takes(self, event: RecordedEvent) -> bool:
+        """Whether the event could be taken; if not, it is a dead letter now."""
         try:
             await self.handlers[event.name](event, self._context(event))
         except PASSING:
             raise
         except POISON as error:
             async with self.pool.acquire() as connection:
-                await bury(connection, service=self.service, event=event, reader="reaction", error=error)
-        await self._store_position(event.service, event.position)
+                await bury(connection, service=self.service, event=event, reader=READER, error=error)
+            return False
+        return True
 
     def _context(self, event: RecordedEvent) -> CommandContext:
         content = event.content()

@@ -249,6 +249,7 @@ class Service:
     application: Any
     routers: tuple[APIRouter, ...]
     background: tuple[Callable[[], Awaitable[None]], ...] = ()
+    reactions: tuple[Reactions, ...] = ()
     folds: tuple[Rebuildable, ...] = ()
     measures: tuple[Measure, ...] = ()
 
@@ -271,6 +272,8 @@ class Service:
             group.create_task(self.foundation.log.run())
             group.create_task(self.foundation.erasures.run())
             group.create_task(self.foundation.measuring.run(*self.measures))
+            for reactions in self.reactions:
+                group.create_task(reactions.run())
             for work in self.background:
                 group.create_task(_awaiting(work))
 

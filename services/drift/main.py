@@ -55,7 +55,8 @@ async def build(runtime: Runtime) -> Service:
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
             log_router(doors=doors, access=foundation.access, log=foundation.log),
         ),
-        background=(reactions.run, drift.rounds.run),
+        background=(drift.rounds.run,),
+        reactions=(reactions,),
         measures=(lambda: drift.triage.measure(at=runtime.clock()),),
     )
 

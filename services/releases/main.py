@@ -42,5 +42,6 @@ async def build(runtime: Runtime) -> Service:
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
             log_router(doors=doors, access=foundation.access, log=foundation.log),
         ),
-        background=(reactions.run, application.escalations.watch_deadlines),
+        background=(application.escalations.watch_deadlines,),
+        reactions=(reactions,),
     )

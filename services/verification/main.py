@@ -62,5 +62,5 @@ async def build(runtime: Runtime) -> Service:
             feed_router(doors=doors, access=access, store=store),
             log_router(doors=doors, access=access, log=foundation.log),
         ),
-        background=(reactions.run,),
+        reactions=(reactions,),
     )

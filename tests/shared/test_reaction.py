@@ -14,6 +14,7 @@ import pytest
 
 from shared import feed as feed_module, reaction as reaction_module
 from shared.command import Change, CommandContext, TooMuchContention, execute
+from shared.dead_letters import letters_of
 from shared.errors import Refused, Unavailable
 from shared.event import Event, EventMapper, Fact, RecordedEvent
 from shared.event_store import PostgresEventStore
@@ -237,3 +238,36 @@ async def test_the_own_projection_has_seen_the_event_first(echo: Echo) -> None:
             await counter.count(number)
         await until(reactions, 20)
     assert found == [1] * 20
+
+
+async def test_a_reaction_that_was_mended_is_replayed_once(echo: Echo) -> None:
+    """What could not be taken then is taken now, in order; what still cannot be stays, with its newest reason."""
+    counter = echo.stores.counter
+    await counter.tell(Counted(number=1), Counted(number=2), Counted(number=3), Counted(number=4))
+    echo.before_the_command = [ValueError("first"), ValueError("second")]
+    assert await echo.reactions().advance(SOURCES[0]) == 4
+    assert await echo.numbers() == [3, 4]
+    echo.before_the_command = [EchoRefused("still not")]
+    await echo.reactions().replay()
+    (left,) = await letters_of(echo.stores.pool, service=READER)
+    assert (left.source, left.position, left.reader) == (SOURCES[0], 1, "reaction")
+    assert left.error.startswith("EchoRefused")
+    assert await echo.numbers() == [3, 4, 2]
+    await echo.reactions().replay()
+    assert await letters_of(echo.stores.pool, service=READER) == []
+    await echo.reactions().replay()
+    assert await echo.numbers() == [3, 4, 2, 1]
+
+
+async def test_a_replay_that_ends_after_its_effect_has_it_once(echo: Echo) -> None:
+    """The command is under its key, and the letter goes the next time."""
+    await echo.stores.counter.tell(Counted(number=1))
+    echo.before_the_command = [ValueError("poison")]
+    await echo.reactions().advance(SOURCES[0])
+    echo.after_the_command = [ProcessEnded()]
+    with pytest.raises(ProcessEnded):
+        await echo.reactions().replay()
+    assert len(await letters_of(echo.stores.pool, service=READER)) == 1
+    await echo.reactions().replay()
+    assert await letters_of(echo.stores.pool, service=READER) == []
+    assert await echo.numbers() == [1]

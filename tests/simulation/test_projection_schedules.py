@@ -19,9 +19,10 @@ from services.requirements.projections import RequirementsProjection
 from services.verification.main import MIGRATIONS as VERIFICATION_MIGRATIONS
 from services.verification.projections import VerificationProjection
 from shared import projection as projection_module
+from shared.dead_letters import bury
 from shared.effects import Effects, Fold
 from shared.past_feed import PastFeed
-from shared.projection import POISON, Projection, ProjectionRunner, State, bury
+from shared.projection import POISON, Projection, ProjectionRunner, State
 from shared.runtime import migrate_service
 from tests.house import fresh_database
 from tests.simulation.disorder import AtStep, Histories, LawlessFeed, Simulation
