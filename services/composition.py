@@ -56,15 +56,23 @@ class DatabaseOutOfReach(Unavailable):
     """The database does not answer, or does not know the login."""
 
 
+class Leaving(Unavailable):
+    """The process was told to end: it still answers, and nobody should come any more."""
+
+
 class OthersOutOfReach(Unavailable):
     """A service was started that has never read the others, and Kafka does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class House:
-    """The services that were built, and the application in front of them. `issuer` is None with an issuer of one's own."""
+    """The services that were built, and the application in front of them. `issuer` is None with an issuer of one's own.
+
+    Once `leaving` is set it is not ready any more.
+    """
 
     app: FastAPI
+    leaving: asyncio.Event
     services: dict[str, Service]
     subscriptions: dict[str, Subscriptions]
     webhooks: dict[str, WebhookDelivery]
@@ -119,9 +127,16 @@ async def offline_house(
             *stream_routers(runtime, services, subscriptions),
             *webhook_routers(runtime, services, subscriptions, webhooks),
         ]
-        app = _application(runtime, services, issuer, pool, streams)
+        leaving = asyncio.Event()
+        app = _application(runtime, services, issuer, pool, streams, leaving)
         yield House(
-            app=app, services=services, subscriptions=subscriptions, webhooks=webhooks, runtime=runtime, issuer=issuer
+            app=app,
+            leaving=leaving,
+            services=services,
+            subscriptions=subscriptions,
+            webhooks=webhooks,
+            runtime=runtime,
+            issuer=issuer,
         )
 
 
@@ -329,10 +344,15 @@ def _application(
     issuer: LocalIssuer | None,
     pool: asyncpg.Pool,
     streams: Sequence[APIRouter],
+    leaving: asyncio.Event,
 ) -> FastAPI:
     settings, verifier = runtime.settings, runtime.verifier
 
     async def ready() -> None:
+        if leaving.is_set():
+            raise Leaving(
+                "This process is about to end.", why="It was told to.", next_step="Send requests to another replica."
+            )
         try:
             await pool.fetchval("SELECT 1")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import FrameType
 
 import uvicorn
 import uvloop
@@ -31,6 +32,7 @@ from shared.telemetry import serving_metrics
 from shared.tracing import tracing
 
 GRACEFUL_SHUTDOWN_SECONDS = 10
+CLOSE = (b"connection", b"close")
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ async def _serve(settings: Settings, database_url: str, names: Sequence[str]) ->
     with serving_metrics(host=settings.host, port=settings.metrics_port):
         async with (
             open_house(settings=settings, database_url=database_url, names=names) as house,
-            uvicorn_serving(house.app, settings, ending=house.end_streams) as server,
+            uvicorn_serving(house.app, settings, leaving=house.leaving, ending=house.end_streams) as server,
             grpc_serving(
                 house.app,
                 host=settings.host,
@@ -89,6 +91,7 @@ async def _serve(settings: Settings, database_url: str, names: Sequence[str]) ->
                 services=(*house.services, DEPLOYMENT),
                 streams=stream_calls(house.runtime, house.app, house.subscriptions),
                 drain_s=GRACEFUL_SHUTDOWN_SECONDS,
+                leaving=house.leaving,
                 ending=house.end_streams,
             ) as grpc_port,
         ):
@@ -131,11 +134,29 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """Ends gracefully on SIGINT and SIGTERM, streams first, and leaves the rest of the process to end in order too."""
+    """Ends gracefully on SIGINT and SIGTERM, and leaves the rest of the process to end in order too.
 
-    def __init__(self, config: uvicorn.Config, *, ending: Callable[[], None]) -> None:
+    At once it says that it is not ready; for `drain_s` it still answers, and each answer closes its connection, so that clients
+    go elsewhere; then streams end, and what is under way is waited for. A second signal cuts the first wait short.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, *, leaving: asyncio.Event, ending: Callable[[], None], drain_s: float
+    ) -> None:
         super().__init__(config)
+        self._leaving = leaving
         self._ending = ending
+        self._drain_s = drain_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._leaving.is_set():
+            super().handle_exit(sig, frame)
+            return
+        self._leaving.set()
+        # Written anew every second from what the configuration holds.
+        self.config.encoded_headers.append(CLOSE)
+        self.server_state.default_headers.append(CLOSE)
+        asyncio.get_running_loop().call_later(self._drain_s, super().handle_exit, sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._ending()
@@ -155,10 +176,14 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def uvicorn_serving(
-    app: FastAPI, settings: Settings, *, ending: Callable[[], None] = lambda: None
+    app: FastAPI,
+    settings: Settings,
+    *,
+    leaving: asyncio.Event | None = None,
+    ending: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """A task that serves the application; the block is entered once it accepts requests. `ending` is called before it waits for
-    those that are open.
+    """A task that serves the application; the block is entered once it accepts requests. `leaving` is set when it is told to end,
+    and `ending` is called before it waits for the requests that are open.
     """
     server = _Server(
         uvicorn.Config(
@@ -171,7 +196,9 @@ async def uvicorn_serving(
             access_log=False,
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
         ),
+        leaving=leaving or asyncio.Event(),
         ending=ending,
+        drain_s=settings.drain_s,
     )
     task = asyncio.create_task(server.serve(), name="http")
     while not server.started and not task.done():  # noqa: ASYNC110 -- uvicorn has no event for it

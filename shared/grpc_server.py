@@ -76,13 +76,14 @@ async def grpc_serving(
     services: Sequence[str],
     streams: Streams,
     drain_s: float,
+    leaving: asyncio.Event | None = None,
     ending: Callable[[], None] = lambda: None,
     send_s_max: float = SEND_SECONDS_MAX,
 ) -> AsyncIterator[int]:
     """Serves the calls of the named services until the block ends; gives the port.
 
-    Ending, it says NOT_SERVING first; then `ending` makes the streams end, so that subscribers resume elsewhere. A subscriber that
-    takes nothing for `send_s_max` is cut off.
+    Once `leaving` is set, at the end at the latest, it says NOT_SERVING; then `ending` makes the streams end, so that subscribers
+    resume elsewhere. A subscriber that takes nothing for `send_s_max` is cut off.
     """
     server = grpc.aio.server(
         options=[
@@ -111,12 +112,19 @@ async def grpc_serving(
     await server.start()
     for name in ("", *calls.service_names):
         await alive.set(name, health_pb2.HealthCheckResponse.SERVING)
+    telling = asyncio.create_task(_tell_leaving(alive, leaving or asyncio.Event()))
     try:
         yield bound
     finally:
+        telling.cancel()
         await alive.enter_graceful_shutdown()
         ending()
         await server.stop(drain_s)
+
+
+async def _tell_leaving(alive: health.aio.HealthServicer, leaving: asyncio.Event) -> None:
+    await leaving.wait()
+    await alive.enter_graceful_shutdown()
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -33,6 +33,8 @@ class Settings:
     other processes seal. `timestamp_url` is an RFC 3161 authority. `artefacts` is s3://bucket/prefix;
     None means a folder in `data`. Times are in seconds. `retention_days` is how long a signer's name is kept after a record ended.
 
+    For `drain_s` a process that was told to end still answers, while it is not ready any more.
+
     `kafka` None means that no other process serves a part of this deployment. `feed_urls` say where those serve HTTP (service or *,
     address), `service_token` is the file with our token there; `feed_readers` are the subjects that may read whole feeds here.
     `webhook_networks` are where webhooks may go: `public` and networks (10.0.0.0/8).
@@ -51,6 +53,7 @@ class Settings:
     after_timeout_s: float = 5.0
     deadline_check_s: float = 5.0
     measure_s: float = 5.0
+    drain_s: float = 0.0
     log_format: LogFormat = "text"
     deployment: str | None = None
     witnesses: tuple[tuple[str, str], ...] = ()
@@ -105,6 +108,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         webhook_networks=_webhook_networks(environment),
         measure_s=max(1, _number(environment, "PROOFTRAIL_MEASURE_S", 5, 3600)),
         log_format=_log_format(environment),
+        drain_s=float(_number(environment, "PROOFTRAIL_DRAIN_S", 0, 300)),
         retention_days=_number(environment, "PROOFTRAIL_RETENTION_DAYS", 3653, 36_525),
     )
     if settings.logins is not None and settings.database_url is None:
