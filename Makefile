@@ -83,6 +83,11 @@ faults: ## Break lines, processes and PostgreSQL while commands are appended (FA
 	@scripts/install run demo flights dev
 	@FAULT_SEEDS=$${FAULT_SEEDS:-50} $(python) -m pytest --quiet tests/simulation/test_append_faults.py
 
+.PHONY: leaving
+leaving: ## Tell each service in turn to end under load (make test does it to one)
+	@scripts/install run demo flights dev
+	@LEAVING_SERVICES='requirements verification releases drift traceability' $(python) -m pytest --quiet tests/test_leaving.py
+
 .PHONY: proto
 proto: ## Write proto/ from docs/openapi.json; a field keeps its number
 	@scripts/install run demo flights dev
