@@ -39,6 +39,17 @@ KEEPALIVE_SECONDS = 30
 """How often a silent connection is asked whether anybody is there, and how long it may take to answer."""
 
 
+_OPTIONS = [
+    ("grpc.max_receive_message_length", ARTEFACT_BYTES_MAX + (1 << 16)),
+    ("grpc.max_send_message_length", ARTEFACT_BYTES_MAX + (1 << 16)),
+    ("grpc.max_concurrent_streams", STREAMS_MAX),
+    ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 1000),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS_MIN * 1000),
+    ("grpc.so_reuseport", 0),
+]
+
+
 class PortTaken(Unavailable):
     """The server cannot have its port."""
 
@@ -85,17 +96,7 @@ async def grpc_serving(
     Once `leaving` is set, at the end at the latest, it says NOT_SERVING; then `ending` makes the streams end, so that subscribers
     resume elsewhere. A subscriber that takes nothing for `send_s_max` is cut off.
     """
-    server = grpc.aio.server(
-        options=[
-            ("grpc.max_receive_message_length", ARTEFACT_BYTES_MAX + (1 << 16)),
-            ("grpc.max_send_message_length", ARTEFACT_BYTES_MAX + (1 << 16)),
-            ("grpc.max_concurrent_streams", STREAMS_MAX),
-            ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_SECONDS * 1000),
-            ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS_MIN * 1000),
-            ("grpc.so_reuseport", 0),
-        ]
-    )
+    server = grpc.aio.server(options=_OPTIONS)
     calls = _Calls(app, services=services, streams=streams, send_s_max=send_s_max)
     alive = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(alive, server)
