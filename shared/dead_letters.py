@@ -38,11 +38,25 @@ async def bury(
         _log.error(
             "%s:%d goes to the dead letters of %s (%s): %s", event.service, event.position, service, reader, error
         )
+    await _keep(connection, service, event.service, event.position, reader, error)
+
+
+async def put_aside(
+    connection: asyncpg.Connection, *, service: str, source: str, position: int, reader: str, error: Exception
+) -> None:
+    """Records something else that a reader could not take: `position` in whatever `source` names."""
+    _log.error("%s:%d goes to the dead letters of %s (%s): %s", source, position, service, reader, error)
+    await _keep(connection, service, source, position, reader, error)
+
+
+async def _keep(
+    connection: asyncpg.Connection, service: str, source: str, position: int, reader: str, error: Exception
+) -> None:
     await connection.execute(
         f"INSERT INTO {service}.dead_letter (source, position, reader, error) VALUES ($1, $2, $3, $4)"
         " ON CONFLICT (source, position, reader) DO UPDATE SET error = EXCLUDED.error, recorded_at = clock_timestamp()",
-        event.service,
-        event.position,
+        source,
+        position,
         reader,
         f"{type(error).__name__}: {error}"[:2000],
     )

@@ -21,7 +21,7 @@ Labels = Mapping[str, str]
 Measure = Callable[[], Awaitable[None]]
 """Looks something up and tells it."""
 
-READERS = ("projection", "reaction")
+READERS = ("projection", "reaction", "features")
 """Who writes dead letters."""
 
 

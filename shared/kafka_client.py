@@ -91,11 +91,15 @@ def _close_made(done: Future[Made], close: Callable[[Made], object]) -> None:
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long clients wait, in seconds: for one answer, and for a record to be acknowledged with all repeats."""
+    """How long clients wait, in seconds: for one answer, and for a record to be acknowledged with all repeats.
+
+    A member of a group that was silent for `session_s` has lost its partitions.
+    """
 
     request_s: float = 10.0
     delivery_s: float = 30.0
     reconnect_max_s: float = 1.0
+    session_s: float = 10.0
 
 
 def open_producer(kafka: KafkaSettings, patience: Patience) -> Any:
@@ -149,6 +153,36 @@ def open_consumer(kafka: KafkaSettings, topics: Iterable[str], patience: Patienc
         return consumer
 
 
+def open_member(kafka: KafkaSettings, topic: str, *, group: str, patience: Patience) -> Any:
+    """A consumer that shares the partitions of the topic with the other members of the group. Raises KafkaAway."""
+    with kafka_errors(), _ended_on_failure() as client:
+        return KafkaConsumer(
+            topic,
+            **kafka.client(),
+            kafka_client=client,
+            **_connecting(patience),
+            **_QUIET,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=100,
+            session_timeout_ms=int(patience.session_s * 1000),
+            heartbeat_interval_ms=int(patience.session_s * 250),
+        )
+
+
+def polled(consumer: Any, *, seconds: float) -> list[Any]:
+    """The next records, those of each partition in order. Raises KafkaAway."""
+    with kafka_errors():
+        return [record for records in consumer.poll(timeout_ms=int(seconds * 1000)).values() for record in records]
+
+
+def commit(consumer: Any) -> None:
+    """What was polled is done. Raises KafkaAway, also when another member has the partitions now."""
+    with kafka_errors():
+        consumer.commit()
+
+
 @contextlib.contextmanager
 def _ended_on_failure() -> Iterator[Callable[..., Any]]:
     """Gives what makes the client of a consumer: one that does not find Kafka leaves its thread behind otherwise."""
@@ -200,13 +234,20 @@ class Topics:
             if missing:
                 self._admin().wait_for_topics(sorted(missing), timeout_ms=int(self.patience.request_s * 1000))
 
+    def ensure_shared(self, topic: str, configuration: Mapping[str, str], *, partitions: int) -> None:
+        """Makes a topic whose partitions a group shares, unless there is one, with however many. Raises KafkaAway."""
+        with self._turn, kafka_errors():
+            if topic not in self._admin().list_topics():
+                self._make(topic, configuration, partitions)
+                self._admin().wait_for_topics([topic], timeout_ms=int(self.patience.request_s * 1000))
+
     def make(self, topic: str, configuration: Mapping[str, str]) -> None:
         """Makes the topic with one partition, unless there is one. Raises KafkaAway."""
         with self._turn, kafka_errors():
             self._make(topic, configuration)
 
-    def _make(self, topic: str, configuration: Mapping[str, str]) -> None:
-        new = NewTopic(topic, 1, self.kafka.replication, topic_configs=dict(configuration))
+    def _make(self, topic: str, configuration: Mapping[str, str], partitions: int = 1) -> None:
+        new = NewTopic(topic, partitions, self.kafka.replication, topic_configs=dict(configuration))
         with contextlib.suppress(TopicAlreadyExistsError):
             self._admin().create_topics([new])
 

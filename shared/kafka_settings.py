@@ -45,6 +45,16 @@ class KafkaSettings:
         return f"{self.topic_prefix}.{service}"
 
     @property
+    def features_topic(self) -> str:
+        """The topic in which rows of production arrive."""
+        return f"{self.topic_prefix}.features"
+
+    @property
+    def features_group(self) -> str:
+        """The group whose members share its partitions."""
+        return f"{self.topic_prefix}-features"
+
+    @property
     def pulse_topic(self) -> str:
         """The topic in which every service says every few seconds that it lives and how far it is."""
         return f"{self.topic_prefix}.pulse"

@@ -37,6 +37,7 @@ class Settings:
 
     `kafka` None means that no other process serves a part of this deployment. `feed_urls` say where those serve HTTP (service or *,
     address), `service_token` is the file with our token there; `feed_readers` are the subjects that may read whole feeds here.
+    `features_subject` is the service whose rows arrive in the topic of features; without it nobody reads that topic.
     `webhook_networks` are where webhooks may go: `public` and networks (10.0.0.0/8).
     """
 
@@ -66,6 +67,7 @@ class Settings:
     feed_urls: tuple[tuple[str, str], ...] = ()
     service_token: Path | None = None
     feed_readers: tuple[str, ...] = ()
+    features_subject: str | None = None
     webhook_networks: tuple[str, ...] = ("public",)
 
     @property
@@ -105,6 +107,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         feed_urls=_feed_urls(environment),
         service_token=Path(token) if (token := environment.get("PROOFTRAIL_SERVICE_TOKEN_FILE")) else None,
         feed_readers=tuple(environment.get("PROOFTRAIL_FEED_READERS", "").replace(",", " ").split()),
+        features_subject=environment.get("PROOFTRAIL_FEATURES_SUBJECT") or None,
         webhook_networks=_webhook_networks(environment),
         measure_s=max(1, _number(environment, "PROOFTRAIL_MEASURE_S", 5, 3600)),
         log_format=_log_format(environment),

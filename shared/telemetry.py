@@ -37,6 +37,11 @@ append_batch_size = _meter.create_histogram(
     description="Commands that were written to the store together",
     explicit_bucket_boundaries_advisory=COMMANDS,
 )
+feature_records = _meter.create_counter(
+    "prooftrail.features.records",
+    unit="{record}",
+    description="Records with rows of production that arrived by Kafka, by what became of them",
+)
 store_conflicts = _meter.create_counter(
     "prooftrail.store.conflicts",
     unit="{command}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +56,23 @@ async def build(runtime: Runtime) -> Service:
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
             log_router(doors=doors, access=foundation.access, log=foundation.log),
         ),
-        background=(drift.rounds.run,),
+        background=(drift.rounds.run, *_feature_topic(runtime, foundation, drift)),
         reactions=(reactions,),
         measures=(lambda: drift.triage.measure(at=runtime.clock()),),
     )
+
+
+def _feature_topic(runtime: Runtime, foundation: Foundation, drift: Drift) -> tuple[Callable[[], Awaitable[None]], ...]:
+    """The member of the group that reads rows from Kafka, where there is Kafka and a service whose rows they are."""
+    kafka, subject = runtime.settings.kafka, runtime.settings.features_subject
+    if kafka is None or subject is None:
+        return ()
+    from .feature_topic import FeatureTopic  # without Kafka its library is not loaded
+
+    topic = FeatureTopic(
+        kafka=kafka, subject=subject, ingestion=drift.ingestion, pool=foundation.pool, clock=runtime.clock
+    )
+    return (topic.run,)
 
 
 def _drift(runtime: Runtime, foundation: Foundation) -> Drift:

@@ -1,0 +1,132 @@
+"""Rows of production that arrive by Kafka: a group of consumers shares the partitions of the topic `<prefix>.features`.
+
+Failure table of one record
+    the rows cannot be taken       a dead letter with the reason (reader `features`); the partition goes on
+    database or Kafka away         nothing is committed; the group begins again behind the last record that was
+    ended before the commit        the record comes again, to this member or another; a batch counts once under its name
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import asyncpg
+
+from shared.command import CommandContext, TooMuchContention
+from shared.dead_letters import put_aside
+from shared.errors import ProoftrailError, Unavailable
+from shared.event import Actor
+from shared.kafka_client import Patience, Topics, commit, end_consumer, open_member, opened, polled
+from shared.kafka_settings import KafkaSettings
+from shared.telemetry import feature_records
+
+from .application.ingestion import Ingestion
+from .feature_records import read_record
+
+READER = "features"
+PARTITIONS = 6
+"""Of a topic that we make; as many members of the group have work."""
+
+TOPIC_CONFIG = {"cleanup.policy": "delete", "retention.ms": str(7 * 86_400_000)}
+POLL_SECONDS = 0.5
+RETRY_SECONDS = 1.0
+PASSING = (OSError, Unavailable, TooMuchContention, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+AnswerType = TypeVar("AnswerType")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureTopic:
+    """One member of the group. `subject` is whose rows they are: a service that holds a role in the AI systems."""
+
+    kafka: KafkaSettings
+    subject: str
+    ingestion: Ingestion
+    pool: asyncpg.Pool
+    clock: Callable[[], datetime]
+    patience: Patience = Patience()  # noqa: RUF009 -- it cannot change
+    retry_s: float = RETRY_SECONDS
+
+    async def run(self) -> None:
+        """Runs for ever."""
+        told = ""
+        while True:
+            try:
+                await self._be_member()
+            except PASSING as error:
+                if told != str(error):
+                    _log.warning("rows of production wait in Kafka: %s: %s", type(error).__name__, error)
+                told = str(error)
+                await asyncio.sleep(self.retry_s)
+
+    async def _be_member(self) -> None:
+        """Until something fails."""
+        threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="features")
+        consumer: Any = None
+        try:
+            consumer = await opened(threads, self._open, close=end_consumer)
+            while True:
+                records = await _on(threads, functools.partial(polled, consumer, seconds=POLL_SECONDS))
+                for record in records:
+                    await self._take(record)
+                if records:
+                    await _on(threads, functools.partial(commit, consumer))
+        finally:
+            if consumer is not None:
+                threads.submit(end_consumer, consumer)
+            threads.shutdown(wait=False)
+
+    def _open(self) -> Any:
+        topics = Topics.of(self.kafka, self.patience)
+        try:
+            topics.ensure_shared(self.kafka.features_topic, TOPIC_CONFIG, partitions=PARTITIONS)
+        finally:
+            topics.close()
+        return open_member(
+            self.kafka, self.kafka.features_topic, group=self.kafka.features_group, patience=self.patience
+        )
+
+    async def _take(self, record: Any) -> None:
+        place = f"{record.topic}/{record.partition}"
+        try:
+            told = read_record(
+                record.value,
+                headers={name: text.decode(errors="replace") for name, text in record.headers},
+                place=f"{place}/{record.offset}",
+                time_s=record.timestamp / 1000,
+            )
+            await self.ingestion.ingest_rows(
+                context=self._context(), system=told.system, key=told.plan, batch=told.batch
+            )
+        except PASSING:
+            raise
+        except (ProoftrailError, ValueError) as error:
+            async with self.pool.acquire() as connection:
+                await put_aside(
+                    connection, service="drift", source=place, position=record.offset, reader=READER, error=error
+                )
+            feature_records.add(1, {"outcome": "refused"})
+        else:
+            feature_records.add(1, {"outcome": "taken"})
+
+    def _context(self) -> CommandContext:
+        return CommandContext(
+            actor=Actor(subject=self.subject, kind="service", issuer="kafka"),
+            reason="rows of production by Kafka",
+            at=self.clock(),
+            correlation=uuid4().hex,
+        )
+
+
+async def _on(threads: ThreadPoolExecutor, call: Callable[[], AnswerType]) -> AnswerType:
+    return await asyncio.get_running_loop().run_in_executor(threads, call)
