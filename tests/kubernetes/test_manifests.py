@@ -24,7 +24,16 @@ KUBERNETES = "1.34"
 KUSTOMIZE = "v5.8.0"
 DEPLOY = Path(__file__).parents[2] / "deploy" / "k8s"
 OVERLAYS = ("dev", "prod")
-OF_OPERATORS = {"Cluster", "Kafka", "KafkaNodePool", "KafkaUser", "PodMonitor", "PrometheusRule"}
+OF_OPERATORS = {
+    "Cluster",
+    "Kafka",
+    "KafkaNodePool",
+    "KafkaUser",
+    "PodMonitor",
+    "PrometheusRule",
+    "ScaledObject",
+    "TriggerAuthentication",
+}
 """Kinds of the operators that the components are for: their schemas are the operators'."""
 
 Manifest = dict[str, Any]
