@@ -49,7 +49,7 @@ async def test_lines_carry_the_trace_of_what_they_are_about(server_url: str, tmp
     assert "UndefinedTableError" in failed["exception"]
     assert buried["trace_id"] == json.loads(raw)["correlation"]
     assert buried["service"] == "prooftrail-requirements-drift"
-    assert (buried["severity"], buried["logger"]) == ("ERROR", "shared.projection")
+    assert (buried["severity"], buried["logger"]) == ("ERROR", "shared.dead_letters")
     assert [line["message"] for line in lines_of(output) if "readyz" in json.dumps(line)] == []
 
 
