@@ -218,6 +218,8 @@ async def _open_runtime(
         logins=logins,
         feed=feed,
         feed_readers=readers,
+        own=tuple(names),
+        far_names=_far_names(settings, names),
         verifier=verifier,
         executor=executor,
         services=SERVICES,
@@ -243,6 +245,16 @@ def _feed(
         stack, settings=settings, kafka=settings.kafka, own=names, services=SERVICES, near=near, issuer=issuer
     )
     return feed, feed_readers(settings, issuer)
+
+
+def _far_names(settings: Settings, names: Sequence[str]) -> Any:
+    """The names of services that run elsewhere; None where all run here, or share their tables with us."""
+    others = [name for name in SERVICES if name not in names]
+    if settings.kafka is None or not others:
+        return None
+    from shared.people_topic import PeopleTopics
+
+    return PeopleTopics(kafka=settings.kafka, services=others)
 
 
 def _nobody(_subject: str) -> None:
@@ -285,7 +297,9 @@ async def _running(house: House) -> AsyncIterator[None]:
     tasks += [asyncio.create_task(service.run(), name=name) for name, service in house.services.items()]
     tasks += [asyncio.create_task(one.run(), name=f"{name} streams") for name, one in house.subscriptions.items()]
     tasks += [asyncio.create_task(one.run(), name=f"{name} webhooks") for name, one in house.webhooks.items()]
-    tasks += [asyncio.create_task(relay.run(), name=f"relay {relay.service}") for relay in _relays(house)]
+    tasks += [asyncio.create_task(relay.run(), name="relay") for relay in _relays(house)]
+    if house.runtime.far_names is not None:
+        tasks.append(asyncio.create_task(house.runtime.far_names.run(), name="names"))
     for task in tasks:
         task.add_done_callback(_tell_if_it_died)
     try:

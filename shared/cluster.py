@@ -13,6 +13,7 @@ from shared.feed import Feed
 from shared.kafka_feed import KafkaFeed, no_fill
 from shared.kafka_settings import KafkaSettings
 from shared.local_issuer import LocalIssuer
+from shared.people_topic import PeopleRelay
 from shared.producer_feed import ProducerFeed, token_in
 from shared.relay import Relay
 from shared.settings import Settings
@@ -71,6 +72,9 @@ def feed_readers(settings: Settings, issuer: LocalIssuer | None) -> frozenset[st
     return frozenset(settings.feed_readers) | own
 
 
-def relays_of(*, kafka: KafkaSettings, logins: Logins, feed: Feed, services: Sequence[str]) -> list[Relay]:
-    """The relays of the services that this process runs."""
-    return [Relay(service=service, dsn=logins.url(service), feed=feed, kafka=kafka) for service in services]
+def relays_of(
+    *, kafka: KafkaSettings, logins: Logins, feed: Feed, services: Sequence[str]
+) -> list[Relay | PeopleRelay]:
+    """What sends the events and the names of the services that this process runs."""
+    events = [Relay(service=service, dsn=logins.url(service), feed=feed, kafka=kafka) for service in services]
+    return [*events, *(PeopleRelay(service=service, dsn=logins.url(service), kafka=kafka) for service in services)]

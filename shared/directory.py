@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import asyncpg
 
@@ -132,28 +133,54 @@ class Directory:
             await connection.execute("RESET lock_timeout")
         return any(NOTHING_LEFT.match(detail) for detail in told)
 
-    async def changes(self, *, after: int, limit: int) -> list[PersonChange]:
-        """Up to `limit` changes numbered above `after`, in order, each entry once: what a compacted topic would carry."""
-        rows = await self._pool.fetch(
-            f"SELECT c.number, c.name_commitment, p.subject, p.salt, p.name FROM {self._service}.person_change c"
-            f" LEFT JOIN {self._service}.person p USING (name_commitment) WHERE c.number > $1 ORDER BY c.number LIMIT $2",
-            after,
-            limit,
+
+async def changes_of(
+    connection: asyncpg.Pool | asyncpg.Connection, *, service: str, after: int, limit: int
+) -> list[PersonChange]:
+    """Up to `limit` changes numbered above `after`, in order, each entry once: what a compacted topic carries."""
+    rows = await connection.fetch(
+        f"SELECT c.number, c.name_commitment, p.subject, p.salt, p.name FROM {service}.person_change c"
+        f" LEFT JOIN {service}.person p USING (name_commitment) WHERE c.number > $1 ORDER BY c.number LIMIT $2",
+        after,
+        limit,
+    )
+    return [
+        PersonChange(
+            number=row["number"],
+            name_commitment=row["name_commitment"],
+            person=None
+            if row["name"] is None
+            else Person(**{name: row[name] for name in ("name_commitment", "subject", "salt", "name")}),
         )
-        return [
-            PersonChange(
-                number=row["number"],
-                name_commitment=row["name_commitment"],
-                person=None
-                if row["name"] is None
-                else Person(**{name: row[name] for name in ("name_commitment", "subject", "salt", "name")}),
-            )
-            for row in rows
-        ]
+        for row in rows
+    ]
 
 
-class Names:
-    """Reads the directories of all services, for records that bring several together."""
+class Names(Protocol):
+    """Directories that are read together, for records that bring several services together."""
+
+    async def people(self, commitments: Collection[str]) -> dict[str, Person]:
+        """The entries for the commitments, in whichever directory they are."""
+
+    async def holding(self, subject: str) -> list[str]:
+        """The services whose directory has an entry of the subject."""
+
+
+class SplitNames:
+    """`near` for what runs here, `far` for what runs elsewhere."""
+
+    def __init__(self, *, near: Names, far: Names) -> None:
+        self._near, self._far = near, far
+
+    async def people(self, commitments: Collection[str]) -> dict[str, Person]:
+        return {**await self._far.people(commitments), **await self._near.people(commitments)}
+
+    async def holding(self, subject: str) -> list[str]:
+        return [*await self._near.holding(subject), *await self._far.holding(subject)]
+
+
+class TableNames:
+    """Reads the directories of services in their tables."""
 
     def __init__(self, *, pool: asyncpg.Pool, services: Collection[str]) -> None:
         self._pool = pool

@@ -44,6 +44,10 @@ class KafkaSettings:
         """The topic of the service's events: one partition, since order is the point."""
         return f"{self.topic_prefix}.{service}"
 
+    def people_topic(self, service: str) -> str:
+        """The compacted topic of the service's directory of names."""
+        return f"{self.topic_prefix}.{service}.people"
+
     @property
     def features_topic(self) -> str:
         """The topic in which rows of production arrive."""

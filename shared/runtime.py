@@ -20,7 +20,7 @@ from shared import erasure
 from shared.access import Access
 from shared.database_connection import DatabaseConnection
 from shared.database_roles import Logins
-from shared.directory import Directory
+from shared.directory import Directory, Names, SplitNames, TableNames
 from shared.erasure import DECIDED, Eraser
 from shared.event import EventMapper, Fact
 from shared.event_store import PostgresEventStore
@@ -88,7 +88,8 @@ class Runtime:
     """The outside world of a service. `executor` runs work that burns CPU, apart from the event loop.
 
     `services` are the names of all services of the deployment, also of those that run elsewhere. `forget` makes the issuer of the
-    embedded mode forget the name of an erased subject.
+    embedded mode forget the name of an erased subject. `own` are the services of this process, and `far_names` the names of the
+    others where they have databases of their own.
     """
 
     settings: Settings
@@ -101,6 +102,14 @@ class Runtime:
     clock: Callable[[], datetime] = utc_now
     forget: Callable[[str], object] = lambda _subject: None
     feed_readers: frozenset[str] = frozenset()
+    own: tuple[str, ...] = ()
+    far_names: Any = None
+
+    def names(self, pool: asyncpg.Pool) -> Names:
+        """The printed names of all services: in the tables, or, of those that run elsewhere, in what Kafka tells of them."""
+        if self.far_names is None:
+            return TableNames(pool=pool, services=self.services)
+        return SplitNames(near=TableNames(pool=pool, services=self.own), far=self.far_names)
 
     @property
     def database_url(self) -> str:

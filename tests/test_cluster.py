@@ -225,3 +225,23 @@ async def load(address: str, token: str, *, first: int, number: int) -> int:
             answer = await client.post("/v1/systems", json=body)
             assert answer.status_code == 201, answer.text
     return first + number
+
+
+async def test_the_name_of_a_person_whom_another_service_knows_is_printed_until_it_is_erased(
+    cluster: TestCluster,
+) -> None:
+    """Requirements has it in its own database; traceability, which prints it, by way of Kafka."""
+    await register(cluster, "loans")
+    requirements = cluster.houses["requirements"].services["requirements"].foundation
+    (event,) = await requirements.store.read(after=await requirements.store.head() - 1, limit=1)
+    commitment = event.content()["actor"]["name_commitment"]
+    names = cluster.houses["traceability"].services["traceability"].application.names
+    async with asyncio.timeout(PATIENCE_S):
+        while not (people := await names.people([commitment])):  # noqa: ASYNC110 -- it comes by Kafka
+            await asyncio.sleep(0.05)
+    assert people[commitment].name == "Olga Owner"
+    assert "requirements" in await names.holding(people[commitment].subject)
+    await requirements.directory.erase(people[commitment].subject)
+    async with asyncio.timeout(PATIENCE_S):
+        while await names.people([commitment]):  # noqa: ASYNC110 -- it comes by Kafka
+            await asyncio.sleep(0.05)

@@ -16,7 +16,7 @@ import pytest
 from services.composition import SERVICES, House, offline_house
 from services.data_command import follow_erasures
 from shared.command import CommandContext
-from shared.directory import commit
+from shared.directory import changes_of, commit
 from shared.erasure import SOURCE, person_stream
 from shared.errors import ProoftrailError
 from shared.event import RecordedEvent, leaf_hash_of
@@ -460,16 +460,16 @@ async def test_a_service_is_pending_until_the_names_are_wiped_from_the_file(
 async def test_the_directory_is_a_compacted_feed_with_tombstones(server_url: str, tmp_path: Path) -> None:
     """Each entry once, at its last change; one that was erased has no person, and no name is in the feed's own table."""
     async with stopped_house(server_url, tmp_path / "data") as (house, url, _):
-        directory = house.services["drift"].foundation.directory
+        directory, pool = house.services["drift"].foundation.directory, house.services["drift"].foundation.pool
         kept = await directory.commitment(subject="person-2", name="Ben")
-        first, second = await directory.changes(after=0, limit=10)
+        first, second = await changes_of(pool, service="drift", after=0, limit=10)
         assert [first.person and first.person.name, second.person and second.person.name] == [NAME, "Ben"]
         await directory.erase("person-1")
-        tombstone = (await directory.changes(after=second.number, limit=10))[0]
+        tombstone = (await changes_of(pool, service="drift", after=second.number, limit=10))[0]
         assert (tombstone.name_commitment, tombstone.person) == (first.name_commitment, None)
-        whole = await directory.changes(after=0, limit=10)
+        whole = await changes_of(pool, service="drift", after=0, limit=10)
         assert [change.name_commitment for change in whole] == [kept, first.name_commitment]
-        assert await directory.changes(after=0, limit=1) == whole[:1]
+        assert await changes_of(pool, service="drift", after=0, limit=1) == whole[:1]
         async with owner_of(url) as connection:
             rows = await connection.fetch("SELECT t::text FROM drift.person_change t")
         assert len(rows) == 2

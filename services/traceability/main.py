@@ -34,7 +34,7 @@ async def build(runtime: Runtime) -> Service:
         pool=foundation.pool, feed=runtime.feed, sources=runtime.services, timeout_s=runtime.settings.after_timeout_s
     )
     book = TraceBook(ledger=ledger)
-    names = Names(pool=foundation.pool, services=runtime.services)
+    names = runtime.names(foundation.pool)
     witnessing = _witnessing(runtime, foundation, ledger)
     runtime.logs.own.append(witnessing)
     timestamping = Timestamping(pool=foundation.pool, authority=runtime.settings.timestamp_url)

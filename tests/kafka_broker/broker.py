@@ -177,6 +177,8 @@ class KafkaBroker:
             "broker.session.timeout.ms": 3000,
             "broker.heartbeat.interval.ms": 300,
             "auto.create.topics.enable": "false",
+            "log.cleaner.backoff.ms": 200,
+            "log.retention.check.interval.ms": 500,
             "group.initial.rebalance.delay.ms": 0,
             "offsets.topic.num.partitions": 1,
             "offsets.topic.replication.factor": 1,

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import itertools
 
-from shared.directory import Directory, Names, commit
+from shared.directory import Directory, TableNames, commit
 from tests.shared.conftest import Stores
 
 SERVICE, OTHER = "requirements", "releases"
@@ -74,8 +74,8 @@ async def test_names_of_all_services_are_found(stores: Stores) -> None:
         await directory(stores, "a", SERVICE).commitment(subject="p1", name="Ada Lovelace"),
         await directory(stores, "b", OTHER).commitment(subject="p2", name="Ben"),
     ]
-    names = Names(pool=stores.pool, services=(SERVICE, OTHER))
+    names = TableNames(pool=stores.pool, services=(SERVICE, OTHER))
     people = await names.people(commitments)
     assert [people[commitment].name for commitment in commitments] == ["Ada Lovelace", "Ben"]
     assert await names.people([]) == {}
-    assert list(await Names(pool=stores.pool, services=(OTHER,)).people(commitments)) == commitments[1:]
+    assert list(await TableNames(pool=stores.pool, services=(OTHER,)).people(commitments)) == commitments[1:]
