@@ -18,6 +18,7 @@ import grpc
 import httpx
 
 from benchmarks.bare_doors import CALL, PACKAGE
+from benchmarks.command import SYSTEM, become_author, dataset_body
 from benchmarks.lean_http import LeanClient
 from benchmarks.result import Result, compared, median
 from services.composition import local_issuer
@@ -30,7 +31,6 @@ CLIENTS = 16
 REQUESTS = 1_600
 ROUNDS = 5
 GOAL = 0.7
-SYSTEM = "bench"
 READY_SECONDS_MAX = 60.0
 
 Send = Callable[[dict[str, Any]], Awaitable[object]]
@@ -44,7 +44,7 @@ async def measure(server_url: str, scratch: Path) -> list[Result]:
     async with fresh_database(server_url) as url, fresh_database(server_url) as bare_url:
         with _ours(data, url) as (http, rpc), _bare(data / "bare", bare_url) as (bare_http, bare_rpc):
             lean, bare_lean = LeanClient(address=http, token=token), LeanClient(address=bare_http, token=token)
-            await _become_author(lean, issuer.subject(name="Ada Author"))
+            await become_author(lean, issuer.subject(name="Ada Author"))
             async with _calls(rpc, token) as send, _calls(bare_rpc, token) as bare_send:
                 doors = {
                     "ours over HTTP": _posted(lean), "bare over HTTP": _posted(bare_lean),
@@ -66,35 +66,18 @@ async def measure(server_url: str, scratch: Path) -> list[Result]:
     ]  # fmt: skip
 
 
-async def _become_author(client: LeanClient, subject: str) -> None:
-    body = {"key": SYSTEM, "name": "Bench", "intended_use": "to be fast", "risk_class": "limited", "reason": "measured"}
-    await client.post("/v1/systems", body)
-    granted = await client.post(
-        f"/v1/systems/{SYSTEM}:grant-role", {"subject": subject, "role": "author", "reason": "measured"}
-    )
-    await client.get(f"/v1/systems/{SYSTEM}?after={granted['position']}")
-
-
 async def _rate(send: Send, name: str) -> float:
     async def one_after_the_other(number: int) -> None:
         for place in range(REQUESTS // CLIENTS):
-            await send(_dataset(f"{name}-{number}-{place}"))
+            await send(dataset_body(f"{name}-{number}-{place}"))
 
     began = time.perf_counter()
     await asyncio.gather(*(one_after_the_other(number) for number in range(CLIENTS)))
     return REQUESTS / (time.perf_counter() - began)
 
 
-def _dataset(version: str) -> dict[str, Any]:
-    return {
-        "name": "flights", "version": version, "digest": "a" * 64, "rows": 1000, "columns": ["delay", "carrier"],
-        "purpose": "test", "provenance": "the airport", "licence": "CC0", "sequestered": True, "personal_data": False,
-        "reason": "measured",
-    }  # fmt: skip
-
-
 def _posted(client: LeanClient) -> Send:
-    return lambda dataset: client.post(f"/v1/systems/{SYSTEM}/datasets", dataset)
+    return lambda body: client.post(f"/v1/systems/{SYSTEM}/datasets", body)
 
 
 @contextlib.asynccontextmanager
@@ -107,7 +90,7 @@ async def _calls(address: str, token: str) -> AsyncIterator[Send]:
             request_serializer=request_type.SerializeToString,
             response_deserializer=message_type(f"{PACKAGE}.RegisterDatasetResponse").FromString,
         )
-        yield lambda dataset: call(request_type(system=SYSTEM, **dataset), metadata=metadata)
+        yield lambda body: call(request_type(system=SYSTEM, **body), metadata=metadata)
 
 
 @contextlib.contextmanager
