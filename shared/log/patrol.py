@@ -17,7 +17,7 @@ from shared.log.checkpoint import parse_checkpoint
 from shared.log.growth import Growth
 from shared.log.merkle import Frontier
 from shared.log.note import parse_note
-from shared.log.row_check import EventsMissing, read_stored, require_each
+from shared.log.row_check import EventsMissing, read_stored
 from shared.log.sealer import DATABASE_AWAY, Sealer
 from shared.log.signer import LogSigner
 
@@ -56,9 +56,9 @@ async def walk(
         began = time.monotonic()
         limit = min(EVENTS_MAX, size - tree.size)
         stored = await read_stored(pool, service=service, after=tree.size, limit=limit)
-        if stored.count < limit:
+        if len(stored) < limit:
             raise EventsMissing(service, tree.size)
-        growth = Growth(tree, stored.leaves() or await require_each(pool, service=service, stored=stored))
+        growth = Growth(tree, stored.leaves())
         yield growth
         tree = growth.after
         await asyncio.sleep(pause(time.monotonic() - began))

@@ -26,7 +26,7 @@ from shared.log.growth import Growth
 from shared.log.merkle import Frontier, consistency_proof
 from shared.log.note import parse_note
 from shared.log.proofs import Checkpoint, LogTables
-from shared.log.row_check import StoredEvents, read_stored, require_each
+from shared.log.row_check import StoredEvents, read_stored
 from shared.log.signer import HistoryContradicts, LogSigner, RollbackNoticed
 
 EVENTS_MAX = 4_000
@@ -220,26 +220,23 @@ class Sealer:
         limit = min(behind, EVENTS_MAX) if behind > 0 else EVENTS_MAX
         stored = await read_stored(connection, service=self.service, after=self._tree.size, limit=limit)
         self._at_step("read")
-        if not stored.count:
+        if not stored:
             return 0
         growth = await asyncio.to_thread(self._grown, stored)
-        if growth is None:
-            growth = Growth(self._tree, await require_each(connection, service=self.service, stored=stored))
         self._at_step("hashed")
         if growth.after.size < self._signer.size:
             await self._store(connection, growth, None)
-            return stored.count
+            return len(stored)
         note = await asyncio.to_thread(self._sign, growth)
         self._at_step("note signed")
         checkpoint = Checkpoint(epoch=self._signer.epoch, size=growth.after.size, root=growth.after.root(), note=note)
         await self._store(connection, growth, checkpoint)
         self._at_step("committed")
         self._on_sealed(checkpoint)
-        return stored.count
+        return len(stored)
 
-    def _grown(self, stored: StoredEvents) -> Growth | None:
-        leaves = stored.leaves()
-        return None if leaves is None else Growth(self._tree, leaves)
+    def _grown(self, stored: StoredEvents) -> Growth:
+        return Growth(self._tree, stored.leaves())
 
     def _sign(self, growth: Growth) -> str:
         old, new = growth.before.size, growth.after.size
