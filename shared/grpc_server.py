@@ -212,7 +212,10 @@ def bindings_of(app: FastAPI) -> dict[str, Binding]:
     for route in iter_route_contexts(app.routes):
         operation = getattr(route, "operation_id", None)
         if operation is not None and route.path is not None:
-            bindings[call_of(operation)] = Binding(method=next(iter(route.methods or {"GET"})), path=route.path)
+            bindings[call_of(operation)] = Binding(
+                method=next(iter(route.methods or {"GET"})), path=route.path,
+                answering=getattr(route.original_route, "answering", None),
+            )  # fmt: skip
     return bindings
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from fastapi import FastAPI
 from google.protobuf.message import Message
-from starlette.types import ASGIApp
 
 from shared.errors import FieldError, Invalid, Unavailable
 from shared.event import Actor
@@ -103,7 +103,7 @@ class BatchesCall:
     The request of the stream holds the request of the call in its one field, the response its answers in its one field.
     """
 
-    app: ASGIApp
+    app: FastAPI
     binding: Binding
     answer_type: type[Message]
     response_type: type[Message]

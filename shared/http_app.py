@@ -216,6 +216,21 @@ async def _on_unexpected_error(request: Request, error: Exception) -> Response:
     )
 
 
+_ANSWERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    ProoftrailError: _on_prooftrail_error,
+    RequestValidationError: _on_invalid_request,
+    HTTPException: _on_http_exception,
+    **dict.fromkeys(DATABASE_AWAY, _on_database_error),
+    BrokenExecutor: _on_lost_worker,
+    Exception: _on_unexpected_error,
+}
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """What the application answers when a route raises the error: the answer to the nearest of its classes."""
+    return await next(_ANSWERS[kind] for kind in type(error).__mro__ if kind in _ANSWERS)(request, error)
+
+
 class BodyLimit:
     """Refuses bodies that are too large before anything reads them, and while they are being read."""
 
@@ -226,7 +241,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = ARTEFACT_BYTES_MAX if LARGE_BODIES.fullmatch(scope["path"]) else BODY_BYTES_MAX
+        limit = _limit_at(scope["path"])
         seen = 0
 
         async def limited() -> Message:
@@ -238,10 +253,21 @@ class BodyLimit:
             return message
 
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > limit:
-            await _too_large(Request(scope), limit)(scope, receive, send)
+        refusal = refused_by_size(Request(scope), int(declared)) if declared.isdigit() else None
+        if refusal is not None:
+            await refusal(scope, receive, send)
             return
         await self._app(scope, limited, send)
+
+
+def _limit_at(path: str) -> int:
+    return ARTEFACT_BYTES_MAX if LARGE_BODIES.fullmatch(path) else BODY_BYTES_MAX
+
+
+def refused_by_size(request: Request, size: int) -> Response | None:
+    """The refusal of a body of so many bytes at this address, None if it may be that large."""
+    limit = _limit_at(request.url.path)
+    return _too_large(request, limit) if size > limit else None
 
 
 class _BodyTooLarge(HTTPException):
@@ -292,14 +318,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for exception, handler in (
-        (ProoftrailError, _on_prooftrail_error),
-        (RequestValidationError, _on_invalid_request),
-        (HTTPException, _on_http_exception),
-        *((surroundings, _on_database_error) for surroundings in DATABASE_AWAY),
-        (BrokenExecutor, _on_lost_worker),
-        (Exception, _on_unexpected_error),
-    ):
+    for exception, handler in _ANSWERS.items():
         app.add_exception_handler(exception, handler)
     app.add_middleware(BodyLimit)
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 
 from shared.command import CommandContext
+from shared.command_route import CommandRoute
 from shared.event import Actor
 from shared.http_doors import (
     PROBLEMS,
@@ -58,7 +59,7 @@ class SignaturesBody(CommandBody):
 
 def signing_router(*, doors: Doors, application: Signing) -> APIRouter:
     """Routes under /v1/<service>: awaiting-signature, signable, signatures."""
-    router = APIRouter(prefix=f"/v1/{doors.service}", tags=["signing"], responses=PROBLEMS)
+    router = APIRouter(prefix=f"/v1/{doors.service}", tags=["signing"], responses=PROBLEMS, route_class=CommandRoute)
 
     @router.get(
         "/awaiting-signature",

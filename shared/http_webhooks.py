@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 
+from shared.command_route import CommandRoute
 from shared.event import Actor
 from shared.feed import Feed
 from shared.http_doors import (
@@ -100,7 +101,9 @@ def webhook_router(
     *, doors: Doors, subscriptions: Subscriptions, webhooks: Webhooks, feed: Feed, networks: AllowedNetworks
 ) -> APIRouter:
     """/v1/<service>/webhooks."""
-    router = APIRouter(prefix=f"/v1/{doors.service}/webhooks", tags=["webhooks"], responses=PROBLEMS)
+    router = APIRouter(
+        prefix=f"/v1/{doors.service}/webhooks", tags=["webhooks"], responses=PROBLEMS, route_class=CommandRoute
+    )
     _add_registration(router, doors, subscriptions, webhooks, feed, networks)
     _add_reading(router, doors, webhooks)
     _add_changes(router, doors, subscriptions, webhooks)

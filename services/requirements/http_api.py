@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 
 from shared.command import CommandContext
+from shared.command_route import CommandRoute
 from shared.event import Actor
 from shared.http_doors import (
     PROBLEMS,
@@ -149,7 +150,7 @@ class RequirementAnswer(BaseModel):
 
 def router(*, doors: Doors, application: Requirements) -> APIRouter:
     """All routes of requirements."""
-    routes = APIRouter(prefix="/v1", tags=["requirements"], responses=PROBLEMS)
+    routes = APIRouter(prefix="/v1", tags=["requirements"], responses=PROBLEMS, route_class=CommandRoute)
     _add_system_routes(routes, doors, application)
     _add_dataset_routes(routes, doors, application)
     _add_requirement_routes(routes, doors, application)

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from shared.command import CommandContext
+from shared.command_route import CommandRoute
 from shared.erasure import Why
 from shared.errors import FieldError, Invalid
 from shared.event import Actor
@@ -191,7 +192,9 @@ class ReviewAnswer(BaseModel):
 
 def router(*, doors: Doors, application: Traceability) -> APIRouter:
     """All routes of traceability."""
-    routes = APIRouter(prefix="/v1/systems/{system}", tags=["traceability"], responses=PROBLEMS)
+    routes = APIRouter(
+        prefix="/v1/systems/{system}", tags=["traceability"], responses=PROBLEMS, route_class=CommandRoute
+    )
     _add_ledger_routes(routes, doors, application)
     _add_trace_routes(routes, doors, application)
     _add_pack_routes(routes, doors, application)
@@ -201,7 +204,7 @@ def router(*, doors: Doors, application: Traceability) -> APIRouter:
 
 def erasure_router(*, doors: Doors, application: Traceability) -> APIRouter:
     """The verb that has a person forgotten, over all AI systems."""
-    routes = APIRouter(prefix="/v1", tags=["traceability"], responses=PROBLEMS)
+    routes = APIRouter(prefix="/v1", tags=["traceability"], responses=PROBLEMS, route_class=CommandRoute)
 
     @routes.post(
         "/people:erase",

@@ -72,7 +72,9 @@ async def read_stored(
     """Up to `limit` events above the position. EventsMissing if positions have a hole, or the store counted more than there are."""
     head = await connection.fetchval(f"SELECT position FROM {service}.head")
     rows = await connection.fetch(
-        f"SELECT position, leaf_hash, event FROM {service}.event WHERE position > $1 ORDER BY position LIMIT $2", after, limit
+        f"SELECT position, leaf_hash, event FROM {service}.event WHERE position > $1 ORDER BY position LIMIT $2",
+        after,
+        limit,
     )
     expected = range(after + 1, after + len(rows) + 1)
     if len(rows) < min(limit, head - after) or [position for position, _, _ in rows] != list(expected):

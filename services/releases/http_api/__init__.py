@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from shared.command_route import CommandRoute
 from shared.http_doors import PROBLEMS, Doors
 
 from ..application import Releases
@@ -17,7 +18,7 @@ from .waivers import add_waiver_routes
 
 def routers(*, doors: Doors, application: Releases) -> tuple[APIRouter, ...]:
     """All routes of releases."""
-    routes = APIRouter(prefix="/v1/systems/{system}", tags=["releases"], responses=PROBLEMS)
+    routes = APIRouter(prefix="/v1/systems/{system}", tags=["releases"], responses=PROBLEMS, route_class=CommandRoute)
     add_model_version_routes(routes, doors, application.model_versions, application.listings)
     add_change_plan_routes(routes, doors, application.changes, application.listings)
     add_change_request_routes(routes, doors, application.changes, application.listings)

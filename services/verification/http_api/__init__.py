@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from shared.command_route import CommandRoute
 from shared.http_doors import PROBLEMS, Doors
 
 from ..application.evaluation_runs import EvaluationRuns
@@ -16,7 +17,9 @@ from .verification_routes import add_verification_reads, add_verification_verbs
 
 def router(*, doors: Doors, test_cases: TestCases, runs: EvaluationRuns, verifications: Verifications) -> APIRouter:
     """All routes of verification."""
-    routes = APIRouter(prefix="/v1/systems/{system}", tags=["verification"], responses=PROBLEMS)
+    routes = APIRouter(
+        prefix="/v1/systems/{system}", tags=["verification"], responses=PROBLEMS, route_class=CommandRoute
+    )
     add_test_case_routes(routes, doors, test_cases)
     add_artefact_routes(routes, doors, runs)
     add_run_verbs(routes, doors, runs)
