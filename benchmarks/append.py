@@ -128,10 +128,11 @@ class Bench:
         return await _rate(lambda: asyncio.gather(*(inserter(number) for number in range(inserters))), events)
 
     async def insert_batches(self, size: int, events: int) -> float:
-        """Rows a second of one inserter that has batches of that size ready."""
+        """Rows a second of one inserter that has batches of that size ready, each row of another stream, as with our clients."""
+        streams = [self._stream() for _ in range(size)]
         batches = [
-            [list(column) for column in zip(*(self._row(stream, version) for version in range(size)), strict=True)]
-            for stream in (self._stream() for _ in range(events // size))
+            [list(column) for column in zip(*(self._row(stream, version) for stream in streams), strict=True)]
+            for version in range(events // size)
         ]
 
         async def insert() -> None:

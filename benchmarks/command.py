@@ -53,7 +53,6 @@ async def measure(server_url: str, scratch: Path) -> list[Result]:
 
 async def become_author(client: LeanClient, subject: str) -> None:
     """Registers the AI system and gives the subject the role of an author, known everywhere when this returns."""
-    """Registers the AI system SYSTEM and makes its owner its author."""
     body = {"key": SYSTEM, "name": "Bench", "intended_use": "to be fast", "risk_class": "limited", "reason": "measured"}
     await client.post("/v1/systems", body)
     granted = await client.post(

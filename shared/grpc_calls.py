@@ -255,7 +255,7 @@ def _received(body: bytes) -> Callable[[], Awaitable[dict[str, Any]]]:
 async def _ask_route(answering: Answering, scope: dict[str, Any], body: bytes) -> HttpAnswer:
     request = Request(scope, _received(body))
     try:
-        response: Response = refused_by_size(request, len(body)) or await answering(request)
+        response: Response = refused_by_size(scope, len(body)) or await answering(request)
     except Exception as error:  # noqa: BLE001 -- the application answers every one of them
         response = await answer_to(request, error)
     return HttpAnswer(status=response.status_code, headers=dict(response.raw_headers), body=bytes(response.body))

@@ -253,7 +253,7 @@ class BodyLimit:
             return message
 
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        refusal = refused_by_size(Request(scope), int(declared)) if declared.isdigit() else None
+        refusal = refused_by_size(scope, int(declared)) if declared.isdigit() else None
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -264,10 +264,10 @@ def _limit_at(path: str) -> int:
     return ARTEFACT_BYTES_MAX if LARGE_BODIES.fullmatch(path) else BODY_BYTES_MAX
 
 
-def refused_by_size(request: Request, size: int) -> Response | None:
+def refused_by_size(scope: Scope, size: int) -> Response | None:
     """The refusal of a body of so many bytes at this address, None if it may be that large."""
-    limit = _limit_at(request.url.path)
-    return _too_large(request, limit) if size > limit else None
+    limit = _limit_at(scope["path"])
+    return _too_large(Request(scope), limit) if size > limit else None
 
 
 class _BodyTooLarge(HTTPException):
@@ -331,6 +331,6 @@ def create_app(
         await ready()
         return {"status": "ready"}
 
-    for router in routers:
-        app.include_router(router)
+    for router in routers:  # include_router would match each route twice
+        app.router.routes.extend(router.routes)
     return app
