@@ -21,12 +21,14 @@ from starlette.exceptions import HTTPException
 
 from shared.http_doors import Doors
 
-Answering = Callable[[Request], Awaitable[Response]]
+Answering = Callable[..., Awaitable[Response]]
+"""Takes the request, and what its body says if that is known already."""
 Broken = list[dict[str, Any]]
 """Fields that break a rule, as the framework tells them."""
 
 DOORS = frozenset({Doors.command, Doors.signing})
 BODY = ("body",)
+UNREAD = object()
 
 
 class CommandRoute(APIRoute):
@@ -63,9 +65,10 @@ class _Command:
         self._door, self._door_name = door.call, door.name
         self._query, self._headers = door.query_params, door.header_params
 
-    async def answer(self, request: Request) -> Response:
+    async def answer(self, request: Request, body: Any = UNREAD) -> Response:
         """What the endpoint answers. Raises RequestValidationError, HTTPException, and what its door and itself raise."""
-        body = await _body_of(request)
+        if body is UNREAD:
+            body = await _body_of(request)
         values: dict[str, Any] = {}
         broken = await self._enter(request, values)
         broken += _read(self._path, request.path_params, "path", values)
@@ -81,7 +84,7 @@ class _Command:
 
     async def _enter(self, request: Request, values: dict[str, Any]) -> Broken:
         said: dict[str, Any] = {}
-        broken = _read(self._query, request.query_params, "query", said)
+        broken = _read(self._query, request.query_params, "query", said) if request.scope["query_string"] else []
         broken += _read(self._headers, request.headers, "header", said)
         if not broken:
             values[self._door_name] = await self._door(request=request, **said)

@@ -11,7 +11,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from enum import Enum, auto
+from functools import cache, cached_property
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -98,7 +99,7 @@ async def carry_out(
     scope = _scope_of(app, binding.method, path, query, headers, body)
     if binding.answering is not None:
         scope["path_params"] = {name: str(values[name]) for name in binding.in_path}
-        answer = await _ask_route(binding.answering, scope, body)
+        answer = await _ask_route(binding.answering, scope, body, rest.get("content", rest))
     else:
         answer = await _ask_application(app, scope, body)
     if answer.status >= 300:
@@ -125,29 +126,58 @@ def in_batch(failed: CallFailed, number: int) -> CallFailed:
     return CallFailed(status)
 
 
+class _Kind(Enum):
+    """How the value of a field is kept."""
+
+    MAP = auto()
+    MESSAGES = auto()
+    MESSAGE = auto()
+    VALUES = auto()
+    VALUE = auto()
+
+
+@cache
+def _kinds(descriptor: Any) -> Mapping[str, _Kind]:
+    """Of each field of a message, by name; a descriptor is asked once, since asking costs more than the conversion."""
+    return {field.name: _kind(field) for field in descriptor.fields}
+
+
+def _kind(field: Any) -> _Kind:
+    if field.message_type is None:
+        return _Kind.VALUES if field.is_repeated else _Kind.VALUE
+    if field.message_type.GetOptions().map_entry:
+        return _Kind.MAP
+    return _Kind.MESSAGES if field.is_repeated else _Kind.MESSAGE
+
+
 def values_of(message: Message) -> dict[str, Any]:
     """The fields that are set, as plain values; whole numbers in free-form objects come back as integers."""
-    return {field.name: _list_or_single(field, value) for field, value in message.ListFields()}
+    kinds = _kinds(message.DESCRIPTOR)
+    return {field.name: _value(kinds[field.name], value) for field, value in message.ListFields()}
 
 
-def _list_or_single(field: Any, value: Any) -> Any:
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return dict(value)
-    if field.is_repeated:
-        return [_plain(one) for one in value]
-    return _plain(value)
+def _value(kind: _Kind, value: Any) -> Any:
+    match kind:
+        case _Kind.VALUE:
+            return value
+        case _Kind.VALUES:
+            return list(value)
+        case _Kind.MAP:
+            return dict(value)
+        case _Kind.MESSAGES:
+            return [_plain(one) for one in value]
+        case _Kind.MESSAGE:
+            return _plain(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Message) -> Any:
     if isinstance(value, timestamp_pb2.Timestamp):
         return value.ToJsonString()
     if isinstance(value, struct_pb2.Struct):
         return {key: _plain(one) for key, one in value.fields.items()}
     if isinstance(value, struct_pb2.Value):
         return _plain_value(value)
-    if isinstance(value, Message):
-        return values_of(value)
-    return value
+    return values_of(value)
 
 
 def _plain_value(value: struct_pb2.Value) -> Any:
@@ -164,25 +194,26 @@ def _plain_value(value: struct_pb2.Value) -> Any:
 
 def fill(message: Message, values: Mapping[str, Any]) -> None:
     """Sets the fields from plain values; null is left out, and a name that the message does not know is passed over."""
-    for field in message.DESCRIPTOR.fields:
-        value = values.get(field.name)
-        if value is not None:
-            _set(message, field, value)
+    kinds = _kinds(message.DESCRIPTOR)
+    for name, value in values.items():
+        if value is not None and name in kinds:
+            _set(message, name, kinds[name], value)
 
 
-def _set(message: Message, field: Any, value: Any) -> None:
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        getattr(message, field.name).update(value)
-    elif field.is_repeated and field.message_type is not None:
-        for one in value:
-            _fill_message(getattr(message, field.name).add(), one)
-    elif field.is_repeated:
-        getattr(message, field.name).extend(value)
-    elif field.message_type is not None:
-        getattr(message, field.name).SetInParent()
-        _fill_message(getattr(message, field.name), value)
-    else:
-        setattr(message, field.name, value)
+def _set(message: Message, name: str, kind: _Kind, value: Any) -> None:
+    match kind:
+        case _Kind.VALUE:
+            setattr(message, name, value)
+        case _Kind.VALUES:
+            getattr(message, name).extend(value)
+        case _Kind.MAP:
+            getattr(message, name).update(value)
+        case _Kind.MESSAGES:
+            for one in value:
+                _fill_message(getattr(message, name).add(), one)
+        case _Kind.MESSAGE:
+            getattr(message, name).SetInParent()
+            _fill_message(getattr(message, name), value)
 
 
 def _fill_message(message: Message, value: Any) -> None:
@@ -252,10 +283,10 @@ def _received(body: bytes) -> Callable[[], Awaitable[dict[str, Any]]]:
     return receive
 
 
-async def _ask_route(answering: Answering, scope: dict[str, Any], body: bytes) -> HttpAnswer:
+async def _ask_route(answering: Answering, scope: dict[str, Any], body: bytes, said: Any) -> HttpAnswer:
     request = Request(scope, _received(body))
     try:
-        response: Response = refused_by_size(scope, len(body)) or await answering(request)
+        response: Response = refused_by_size(scope, len(body)) or await answering(request, said)
     except Exception as error:  # noqa: BLE001 -- the application answers every one of them
         response = await answer_to(request, error)
     return HttpAnswer(status=response.status_code, headers=dict(response.raw_headers), body=bytes(response.body))
@@ -282,13 +313,11 @@ def _query_value(value: Any) -> Any:
 
 def _response_of(answer: HttpAnswer, response_type: type[Message]) -> Message:
     response = response_type()
-    fields = response.DESCRIPTOR.fields
-    if not fields:
-        return response
-    if fields[0].name == "content":
+    first = next(iter(_kinds(response.DESCRIPTOR)), None)
+    if first == "content":
         fill(response, {"content": answer.body, "content_type": answer.headers.get(b"content-type", b"").decode()})
-    else:
-        _set(response, fields[0], msgspec.json.decode(answer.body))
+    elif first is not None:
+        fill(response, {first: msgspec.json.decode(answer.body)})
     return response
 
 

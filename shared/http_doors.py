@@ -34,6 +34,9 @@ from shared.trace_ids import TRACE_ID, current_ids, tell_trace
 
 PAGE_SIZE_MAX = 200
 
+CORRELATION = "prooftrail.correlation"
+"""Where the scope of a request keeps the trace that it belongs to."""
+
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 KEY_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -292,10 +295,12 @@ def because(context: CommandContext, body: CommandBody) -> CommandContext:
 
 def correlation_of(request: Request) -> str:
     """The trace that the request belongs to, that of `traceparent` (W3C Trace Context), else a new one: 32 hex digits."""
-    if not hasattr(request.state, "correlation"):
-        request.state.correlation = current_ids().trace_id or _trace_in(request.headers) or uuid4().hex
-        tell_trace(request.state.correlation)
-    correlation: str = request.state.correlation
+    known: str | None = request.scope.get(CORRELATION)
+    if known is not None:
+        return known
+    correlation = current_ids().trace_id or _trace_in(request.headers) or uuid4().hex
+    request.scope[CORRELATION] = correlation
+    tell_trace(correlation)
     return correlation
 
 

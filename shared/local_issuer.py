@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -198,7 +199,7 @@ class LocalIssuer:
             self._write(self._key_file, _Keys(signing=_encoded(seed), retired=[newly_retired, *retired]))
         return _key_id(_public_of(Ed25519PrivateKey.from_private_bytes(seed)))
 
-    @property
+    @cached_property
     def _key_file(self) -> Path:
         return self._folder / "key.json"
 
