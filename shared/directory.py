@@ -23,6 +23,10 @@ LOCK_MILLISECONDS = 200
 NOTHING_LEFT = re.compile(r"\s*0\D")
 """How VACUUM begins to tell, in any language, that no dead row had to be copied."""
 
+REMEMBER_SECONDS = 1.0
+"""How long a commitment is used again without a look: an event that names one erased a moment ago is as good as one from before."""
+REMEMBERED_MAX = 1_000
+
 WIPES_MAX = 5
 WIPE_AGAIN_SECONDS = 0.2
 
@@ -56,16 +60,28 @@ def commit(*, salt: str, name: str) -> str:
 
 
 class Directory:
-    """The names that one service was shown. Nothing is remembered here, since an entry may be deleted at any time."""
+    """The names that one service was shown. What is remembered is not remembered for long: an entry may be deleted at any time."""
 
     def __init__(self, *, pool: asyncpg.Pool, service: str, new_salt: Callable[[], str]) -> None:
         self._pool = pool
         self._service = service
         self._new_salt = new_salt
         self._asked: GroupReader[tuple[str, str], str | None] = GroupReader(read=self._commitments)
+        self._remembered: dict[tuple[str, str], tuple[float, str]] = {}
 
     async def commitment(self, *, subject: str, name: str) -> str:
         """The commitment to this name of the subject; the entry is made when there is none, or none any more."""
+        now = asyncio.get_running_loop().time()
+        until, remembered = self._remembered.get((subject, name), (now, ""))
+        if now < until:
+            return remembered
+        commitment = await self._kept(subject, name)
+        if len(self._remembered) >= REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[subject, name] = (now + REMEMBER_SECONDS, commitment)
+        return commitment
+
+    async def _kept(self, subject: str, name: str) -> str:
         while True:
             commitment = await self._asked.ask((subject, name))
             if commitment is not None:
@@ -104,6 +120,7 @@ class Directory:
         """
         async with self._pool.acquire() as connection:
             deleted: str = await connection.execute(f"DELETE FROM {self._service}.person WHERE subject = $1", subject)
+            self._remembered.clear()
             for _ in range(WIPES_MAX):
                 if await self._wipe(connection):
                     return int(deleted.rpartition(" ")[2])

@@ -61,11 +61,21 @@ async def test_a_forgotten_person_is_gone_and_comes_back_as_somebody_new(stores:
     """The old commitment stays valid and tells nothing; a later sign-in has an entry and a commitment of its own."""
     here = directory(stores)
     before = await here.commitment(subject="p1", name="Ada Lovelace")
-    await stores.pool.execute(f"DELETE FROM {SERVICE}.person WHERE subject = 'p1'")
+    assert await here.erase("p1") == 1
     assert await here.people([before]) == {}
     after = await here.commitment(subject="p1", name="Ada Lovelace")
     assert after != before
     assert list(await here.people([before, after])) == [after]
+
+
+async def test_what_another_process_erased_is_soon_not_used_any_more(stores: Stores) -> None:
+    """A commitment is remembered, so that not every command asks for it, and not for long."""
+    here, there = directory(stores, "here"), directory(stores, "there")
+    before = await here.commitment(subject="p1", name="Ada Lovelace")
+    await there.erase("p1")
+    async with asyncio.timeout(30):
+        while await here.commitment(subject="p1", name="Ada Lovelace") == before:  # noqa: ASYNC110 -- a clock decides
+            await asyncio.sleep(0.05)
 
 
 async def test_names_of_all_services_are_found(stores: Stores) -> None:
