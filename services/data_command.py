@@ -57,6 +57,16 @@ def add_commands(commands: Any) -> None:
     erase.add_argument("--reason", required=True, choices=GROUNDS, help="the ground of GDPR, 17(1)")
     erase.set_defaults(run=_erase)
 
+    hand_over = commands.add_parser(
+        "hand-over", help="make somebody the only owner of an AI system", description=_hand_over.__doc__
+    )
+    hand_over.add_argument("system", help="the key of the AI system")
+    hand_over.add_argument(
+        "subject", help="the opaque subject of the new owner (`prooftrail subject NAME` in embedded mode)"
+    )
+    hand_over.add_argument("--reason", required=True, help="stays in the log for ever: no personal data")
+    hand_over.set_defaults(run=_hand_over)
+
     backup = commands.add_parser("backup", help="back everything up while it runs", description=_backup.__doc__)
     backup.add_argument("folder", type=Path, help="a folder that does not exist yet")
     backup.set_defaults(run=_backup)
@@ -135,6 +145,25 @@ async def follow_erasures(house: House) -> None:
     for service in house.services.values():
         while await service.foundation.erasures.advance(SOURCE):
             pass
+
+
+def _hand_over(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Grants the role owner to the subject and revokes it from everybody else, for when the owners are gone.
+
+    Owners who are there do it themselves, by granting the role owner. It is recorded as done by the operator. Again is no harm.
+    """
+    with database_at_work(settings) as url:
+        told = asyncio.run(_handed_over(settings, url, parsed.system, parsed.subject, parsed.reason))
+    print(told)
+    return DONE
+
+
+async def _handed_over(settings: Settings, url: str, system: str, subject: str, why: str) -> str:
+    async with offline_house(settings=settings, database_url=url, names=["requirements"]) as house:
+        context = CommandContext(actor=OPERATOR, reason=why, at=utc_now(), correlation=uuid4().hex)
+        requirements = house.services["requirements"].application
+        receipt = await requirements.hand_over_as_operator(context=context, system=system, subject=subject)
+        return f"{receipt.record}: {subject} is the only owner ({receipt.position})"
 
 
 def _backup(parsed: argparse.Namespace, settings: Settings) -> int:

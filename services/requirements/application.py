@@ -95,6 +95,14 @@ class Requirements:
     async def revoke_role(self, *, context: CommandContext, system: str, subject: str, role: str) -> Receipt:
         return await self._change_role(context, system, ai_system.revoke_role, subject, role)
 
+    async def hand_over_as_operator(self, *, context: CommandContext, system: str, subject: str) -> Receipt:
+        """By whoever runs commands on the machine of the deployment: the subject becomes the only owner."""
+        return await execute(
+            self.store,
+            context,
+            Change(system_stream(system), ai_system.evolve, lambda state: ai_system.hand_over(state, to=subject)),
+        )
+
     async def _change_role(
         self, context: CommandContext, system: str, verb: ai_system.RoleVerb, subject: str, role: str
     ) -> Receipt:
@@ -125,7 +133,7 @@ class Requirements:
 
     @staticmethod
     def _concerns(state: AiSystem, actor: Actor) -> bool:
-        return state.owner == actor.subject or any(subject == actor.subject for subject, _ in state.grants)
+        return actor.subject in state.owners or any(subject == actor.subject for subject, _ in state.grants)
 
     async def register_dataset(self, *, context: CommandContext, system: str, registered: DatasetRegistered) -> Receipt:
         await self.access.require(system=system, actor=context.actor, roles=AUTHORS)

@@ -59,7 +59,7 @@ class ReviseIntendedUse(CommandBody):
 
 class ChangeRole(CommandBody):
     subject: Annotated[str, Field(pattern=r"^[!-?A-~]{1,255}$", description="the opaque OIDC subject")]
-    role: Literal["author", "reviewer", "approver", "releaser", "auditor", "service"]
+    role: Literal["owner", "author", "reviewer", "approver", "releaser", "auditor", "service"]
 
 
 class RegisterDataset(CommandBody):
@@ -134,6 +134,7 @@ class AiSystemAnswer(BaseModel):
     intended_use: str
     risk_class: str
     owner: str
+    owners: list[str]
     grants: list[list[str]]
 
 

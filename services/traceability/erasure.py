@@ -15,7 +15,7 @@ from shared.command import Change, CommandContext, execute
 from shared.directory import Names
 from shared.erasure import DECIDED, Why, erasure_fact, erasures_after, person_stream
 from shared.errors import Conflict, FieldError, NotFound, Refused
-from shared.event import Actor
+from shared.event import Actor, stream_of
 from shared.event_store import EventStore, Receipt, read_head
 from shared.projection import ProjectionRunner
 
@@ -87,8 +87,8 @@ class PersonErasure:
 
     async def erase_as_operator(self, *, context: CommandContext, subject: str, why: Why) -> Receipt:
         """By whoever runs commands on the machine of the deployment. The services follow when their reactions run."""
-        await self.ledger.catch_up()
         await self.projection.catch_up()
+        await self.ledger.catch_up()
         return await self._decide(context, subject, why)
 
     async def pending(self, position: int) -> tuple[str, ...]:
@@ -145,27 +145,35 @@ class PersonErasure:
         return position or 0
 
     async def _require_erasable(self, subject: str) -> None:
-        roles = await self._roles(subject)
+        held_roles = await self._roles(subject)
+        needed = [one for system in await self._systems_with(subject) for one in await self._held(system, subject)]
+        owned = {one.record for one in needed}
+        # Who owns an AI system that has rested for its time of keeping has nobody to hand it over to, and nothing to answer for.
+        roles = [
+            f"{role} of {system}"
+            for system, role in held_roles
+            if role != Role.OWNER or _system_stream(system) in owned
+        ]
         if roles:
             raise RolesStillHeld(
                 f"{subject} still holds roles: {_listed(roles)}.",
                 why="Whoever may act must be known by name to those who rely on it.",
-                next_step="Have the owners revoke the roles first. An owner stays known for as long as the AI system is theirs.",
+                next_step="Have the owners revoke the roles first; an owner hands the AI system over by granting the role owner to"
+                " somebody else, or the operator does it (`prooftrail hand-over`).",
                 fields=tuple(FieldError(field=role, rule="revoked") for role in roles),
             )
-        needed = [one for system in await self._systems_with(subject) for one in await self._held(system, subject)]
         if needed:
             raise NameStillNeeded(
                 f"The name of {subject} is still needed: {_listed([one.record for one in needed])}.",
-                why=f"{needed[0].record}: {needed[0].because}. A signature without a name proves nothing to an inspector.",
-                next_step="Let these records end (supersede, retire, withdraw, revoke) and their time of keeping pass.",
+                why=f"{needed[0].record}: {needed[0].because}. A record without the name proves nothing to an inspector.",
+                next_step="Let these records end (supersede, retire, withdraw, revoke, hand over) and their time of keeping pass.",
                 fields=tuple(FieldError(field=one.record, rule=one.because) for one in needed),
             )
 
-    async def _roles(self, subject: str) -> list[str]:
+    async def _roles(self, subject: str) -> list[tuple[str, Role]]:
         systems = await self.access.systems(subject=subject)
         return [
-            f"{role} of {system}"
+            (system, role)
             for system in systems
             for role in sorted(await self.access.roles(system=system, subject=subject))
         ]
@@ -192,6 +200,10 @@ class PersonErasure:
             f"SELECT position FROM {service}.reaction_position WHERE source = $1", SERVICE
         )
         return position or 0
+
+
+def _system_stream(system: str) -> str:
+    return stream_of(kind="ai-system", system=system)
 
 
 def _listed(names: list[str]) -> str:

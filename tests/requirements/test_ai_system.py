@@ -17,6 +17,7 @@ from services.requirements.domain.ai_system import (
     AiSystemMissing,
     AiSystemRegistered,
     IntendedUseRevised,
+    LastOwner,
     OnlyOwnerGrants,
     RoleGranted,
     RoleNotHeld,
@@ -34,6 +35,8 @@ REGISTERED = AiSystemRegistered(
 )
 GRANTED = RoleGranted(subject=ADA, role="author")
 REVOKED = RoleRevoked(subject=ADA, role="author")
+CO_OWNER = RoleGranted(subject=ADA, role="owner")
+STEPPED_DOWN = RoleRevoked(subject=OWNER, role="owner")
 REVISED_BACK = IntendedUseRevised(intended_use="Warn passengers.", risk_class="limited")
 REVISED = IntendedUseRevised(intended_use="Plan connections.", risk_class="high")
 
@@ -69,12 +72,18 @@ def revoke(subject: str = ADA, role: str = "author", by: str = OWNER) -> Verb:
     return lambda state: ai_system.revoke_role(state, subject=subject, role=role, by=by)
 
 
+def hand_over(to: str = BEN) -> Verb:
+    return lambda state: ai_system.hand_over(state, to=to)
+
+
 STATES: dict[str, Sequence[Fact]] = {
     "missing": (),
     "registered": (REGISTERED,),
     "granted": (REGISTERED, GRANTED),
     "revoked": (REGISTERED, GRANTED, REVOKED),
     "revised": (REGISTERED, REVISED),
+    "shared": (REGISTERED, CO_OWNER),
+    "handed over": (REGISTERED, CO_OWNER, STEPPED_DOWN),
 }
 TABLE: list[tuple[str, Verb, Any]] = [
     ("missing", register(), (REGISTERED,)),
@@ -97,6 +106,22 @@ TABLE: list[tuple[str, Verb, Any]] = [
     ("revoked", grant(), (GRANTED,)),
     ("revised", revise(), ()),
     ("revised", revise("Warn passengers.", "limited"), (REVISED_BACK,)),
+    ("missing", hand_over(), AiSystemMissing),
+    ("registered", grant(role="owner"), (CO_OWNER,)),
+    ("registered", grant(OWNER, "owner"), ()),
+    ("registered", revoke(OWNER, "owner"), LastOwner),
+    ("registered", revoke(role="owner"), RoleNotHeld),
+    ("registered", hand_over(), (RoleGranted(subject=BEN, role="owner"), STEPPED_DOWN)),
+    ("shared", grant(role="owner"), ()),
+    ("shared", revoke(OWNER, "owner"), (STEPPED_DOWN,)),
+    ("shared", revoke(OWNER, "owner", by=ADA), (STEPPED_DOWN,)),
+    ("shared", revise(by=ADA), (REVISED,)),
+    ("shared", hand_over(ADA), (STEPPED_DOWN,)),
+    ("handed over", revise(), OnlyOwnerGrants),
+    ("handed over", grant(BEN, by=ADA), (RoleGranted(subject=BEN, role="author"),)),
+    ("handed over", revoke(role="owner", by=ADA), LastOwner),
+    ("handed over", grant(OWNER, "owner", by=ADA), (RoleGranted(subject=OWNER, role="owner"),)),
+    ("handed over", hand_over(ADA), ()),
 ]  # fmt: skip
 
 
@@ -115,16 +140,16 @@ def test_every_verb_in_every_status(lived: str, verb: Verb, outcome: Any) -> Non
 
 @pytest.mark.parametrize("verb", [grant(subject=BEN, by=ADA), revoke(by=ADA), revise(by=ADA)])
 def test_only_the_owner_grants_revokes_and_revises(verb: Verb) -> None:
-    """A role, whichever, does not make an owner."""
-    everything = [RoleGranted(subject=ADA, role=role) for role in sorted(ROLES)]
+    """No other role makes an owner."""
+    everything = [RoleGranted(subject=ADA, role=role) for role in sorted(ROLES - {"owner"})]
     with pytest.raises(OnlyOwnerGrants):
         verb(given(REGISTERED, *everything))
 
 
 @pytest.mark.parametrize("verb", [grant, revoke])
-@pytest.mark.parametrize("role", ["owner", "administrator", "", "Author"])
+@pytest.mark.parametrize("role", ["administrator", "", "Author", "Owner"])
 def test_only_roles_of_the_house_are_granted(verb: Callable[..., Verb], role: str) -> None:
-    """Ownership is no role that can be given away in passing."""
+    """What nobody understands would deny for ever."""
     with pytest.raises(UnknownRole) as refused:
         verb(role=role)(given(REGISTERED))
     assert [error.field for error in refused.value.fields] == ["/role"]
@@ -132,7 +157,16 @@ def test_only_roles_of_the_house_are_granted(verb: Callable[..., Verb], role: st
 
 def test_the_roles_granted_here_are_those_that_every_service_reads() -> None:
     """A role that is granted but not understood elsewhere would deny for ever."""
-    assert {role.value for role in Role} == ROLES | {"owner"}
+    assert {role.value for role in Role} == ROLES
+
+
+def test_the_first_of_the_owners_is_shown_as_the_owner() -> None:
+    """Who has answered for it longest, of those who do."""
+    state = given(REGISTERED, CO_OWNER)
+    assert state is not None
+    assert (state.owner, state.owners, state.grants) == (OWNER, (OWNER, ADA), frozenset())
+    handed_over = ai_system.evolve(state, STEPPED_DOWN)
+    assert (handed_over.owner, handed_over.owners) == (ADA, (ADA,))
 
 
 def test_a_grant_leaves_the_others_as_they_are() -> None:
@@ -150,7 +184,7 @@ def test_nothing_comes_before_the_registration(fact: Fact) -> None:
 
 
 PEOPLE = st.sampled_from([OWNER, ADA, BEN])
-SOME_ROLES = st.sampled_from([*sorted(ROLES), "owner"])
+SOME_ROLES = st.sampled_from([*sorted(ROLES), "nobody"])
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 RISKS = st.sampled_from(["minimal", "limited", "high", "prohibited"])
 COMMANDS = st.one_of(
@@ -158,6 +192,7 @@ COMMANDS = st.one_of(
     st.builds(revise, TEXTS, RISKS, PEOPLE),
     st.builds(grant, PEOPLE, SOME_ROLES, PEOPLE),
     st.builds(revoke, PEOPLE, SOME_ROLES, PEOPLE),
+    st.builds(hand_over, PEOPLE),
 )
 
 

@@ -1,4 +1,4 @@
-"""When a signer may be forgotten: not while something stands on the signature, nor for the time of keeping after it ended."""
+"""When a signer or an owner may be forgotten: not while something stands on the name, nor for a time after that ended."""
 
 from __future__ import annotations
 
@@ -163,3 +163,65 @@ def test_a_review_of_the_trail_is_kept_for_its_time_only() -> None:
     history.record("traceability.audit-trail-reviewed", "pack", "A-1", "s-ben", key="A-1", signature=signature)
     assert needed(history, "s-ben") == []
     assert records(needed(history, "s-ben", keeping=timedelta(days=1))) == {"pack:A-1"}
+
+
+AI_SYSTEM = {f"ai-system:{SYSTEM}"}
+TEN_YEARS = timedelta(days=3653)
+
+
+def owner_role(history: History, subject: str, *, granted: bool) -> datetime:
+    """The role is granted or revoked; when."""
+    name = "requirements.role-granted" if granted else "requirements.role-revoked"
+    history.record(name, "ai-system", "", subject=subject, role="owner")
+    return history.now
+
+
+def test_an_owner_is_kept_until_the_ownership_is_handed_over_and_its_time_has_passed() -> None:
+    """Whatever becomes of the AI system; who took it over is kept on."""
+    history = flights(windows=3)
+    assert records(needed(history, "s-ada")) >= AI_SYSTEM
+    owner_role(history, "s-eve", granted=True)
+    assert records(needed(history, "s-ada")) >= AI_SYSTEM, "still one of two"
+    handed_over = owner_role(history, "s-ada", granted=False)
+    assert AI_SYSTEM.isdisjoint(records(needed(history, "s-ada")))
+    (kept,) = needed(history, "s-ada", at=handed_over + TEN_YEARS - timedelta(seconds=1), keeping=TEN_YEARS)
+    assert (handed_over + TEN_YEARS).date().isoformat() in kept.because
+    assert needed(history, "s-ada", at=handed_over + TEN_YEARS, keeping=TEN_YEARS) == []
+    assert records(needed(history, "s-eve", at=handed_over + 2 * TEN_YEARS)) == AI_SYSTEM
+
+
+def test_who_takes_an_ai_system_back_is_its_owner_again() -> None:
+    """What counts is the last time."""
+    history = flights(windows=3)
+    owner_role(history, "s-ada", granted=False)
+    owner_role(history, "s-ada", granted=True)
+    assert records(needed(history, "s-ada")) >= AI_SYSTEM
+
+
+def test_other_roles_make_no_owner() -> None:
+    """Who was granted a role and has signed nothing is free."""
+    history = flights(windows=3)
+    history.record("requirements.role-granted", "ai-system", "", subject="s-eve", role="auditor")
+    assert needed(history, "s-eve") == []
+
+
+def test_the_owner_of_an_ai_system_that_rests_is_kept_for_its_time_only() -> None:
+    """From the end of its last release on, or from the last change of any record after that; roles and reviews are none."""
+    history = flights(windows=3)
+    end_releases(history)
+    ended = history.now
+    owner_role(history, "s-eve", granted=True)
+    history.record("traceability.evidence-pack-issued", "pack", "P-9", key="P-9")
+    last_second = ended + TEN_YEARS - timedelta(seconds=1)
+    assert records(needed(history, "s-ada", at=last_second, keeping=TEN_YEARS)) >= AI_SYSTEM
+    assert AI_SYSTEM.isdisjoint(records(needed(history, "s-ada", at=ended + TEN_YEARS, keeping=TEN_YEARS)))
+    retire(history, "REQ-1", "REQ-2")
+    assert records(needed(history, "s-ada", at=ended + TEN_YEARS, keeping=TEN_YEARS)) >= AI_SYSTEM
+    assert AI_SYSTEM.isdisjoint(records(needed(history, "s-ada", at=history.now + TEN_YEARS, keeping=TEN_YEARS)))
+
+
+def test_an_ai_system_without_a_release_does_not_rest() -> None:
+    """It may yet begin; its owner hands it over."""
+    history = History()
+    history.record("requirements.ai-system-registered", "ai-system", "", key=SYSTEM, owner="s-ada")
+    assert records(needed(history, "s-ada", at=history.now + 2 * TEN_YEARS, keeping=TEN_YEARS)) == AI_SYSTEM

@@ -1,6 +1,6 @@
 """AiSystem: an engineered system that generates outputs for given objectives; everything else belongs to one (ISO/IEC 42001, 4.3).
 
-Its owner says who may do what in it (5.3, A.3.2). Roles are facts, so that "who could sign at that time" has an answer.
+Its owners say who may do what in it (5.3, A.3.2). Roles are facts, so that "who could sign at that time" has an answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import msgspec
 from shared.errors import Conflict, FieldError, Invalid, NotFound, Refused
 from shared.event import Fact
 
-ROLES = frozenset({"author", "reviewer", "approver", "releaser", "auditor", "service"})
+OWNER = "owner"
+ROLES = frozenset({OWNER, "author", "reviewer", "approver", "releaser", "auditor", "service"})
 RiskClass = Literal["minimal", "limited", "high", "prohibited"]
 
 
@@ -35,6 +36,10 @@ class UnknownRole(Invalid):
 
 class RoleNotHeld(Conflict):
     """A role that is not held cannot be revoked."""
+
+
+class LastOwner(Conflict):
+    """An AI system always has somebody who answers for it."""
 
 
 class AiSystemRegistered(Fact, frozen=True, kw_only=True):
@@ -68,13 +73,16 @@ FACTS = (AiSystemRegistered, IntendedUseRevised, RoleGranted, RoleRevoked)
 
 
 class AiSystem(msgspec.Struct, frozen=True, kw_only=True):
-    """The state: what the system is for, and who holds which role (as (subject, role) pairs)."""
+    """The state: what the system is for, who answers for it (`owner` is the first of `owners`), and who holds which other role
+    (as (subject, role) pairs).
+    """
 
     key: str
     name: str
     intended_use: str
     risk_class: RiskClass
     owner: str
+    owners: tuple[str, ...]
     grants: frozenset[tuple[str, str]] = frozenset()
 
 
@@ -111,33 +119,55 @@ def revise_intended_use(
 
 
 def grant_role(system: AiSystem | None, *, subject: str, role: str, by: str) -> Sequence[Fact]:
-    """The owner gives a subject a role."""
+    """An owner gives a subject a role; whoever gets the role of an owner answers for the AI system too."""
     system = _owned(system, by=by)
     _require_known(role)
-    return () if (subject, role) in system.grants else (RoleGranted(subject=subject, role=role),)
+    return () if _holds(system, subject, role) else (RoleGranted(subject=subject, role=role),)
 
 
 def revoke_role(system: AiSystem | None, *, subject: str, role: str, by: str) -> Sequence[Fact]:
-    """The owner takes a role away; what was signed under it stays signed."""
+    """An owner takes a role away; what was signed under it stays signed. The last owner stays."""
     system = _owned(system, by=by)
     _require_known(role)
-    if (subject, role) not in system.grants:
+    if not _holds(system, subject, role):
         raise RoleNotHeld(
             f"The subject does not hold the role {role}.",
             why="Only a role that is held can be revoked.",
             next_step="Read the AI system to see who holds what.",
         )
+    if role == OWNER and system.owners == (subject,):
+        raise LastOwner(
+            f"{system.key} would have no owner.",
+            why="Somebody answers for an AI system, and for who may do what in it, for as long as it is there.",
+            next_step="Grant the role owner to somebody else first.",
+        )
     return (RoleRevoked(subject=subject, role=role),)
 
 
-def _owned(system: AiSystem | None, *, by: str) -> AiSystem:
+def hand_over(system: AiSystem | None, *, to: str) -> Sequence[Fact]:
+    """The operator makes the subject the only owner, for when the owners are gone."""
+    system = _registered(system)
+    granted = () if to in system.owners else (RoleGranted(subject=to, role=OWNER),)
+    return (*granted, *(RoleRevoked(subject=owner, role=OWNER) for owner in system.owners if owner != to))
+
+
+def _holds(system: AiSystem, subject: str, role: str) -> bool:
+    return subject in system.owners if role == OWNER else (subject, role) in system.grants
+
+
+def _registered(system: AiSystem | None) -> AiSystem:
     if system is None:
         raise AiSystemMissing(
             "There is no such AI system.", why="It was never registered.", next_step="Register it first."
         )
-    if system.owner != by:
+    return system
+
+
+def _owned(system: AiSystem | None, *, by: str) -> AiSystem:
+    system = _registered(system)
+    if by not in system.owners:
         raise OnlyOwnerGrants(
-            f"Only the owner of {system.key} may do this.",
+            f"Only an owner of {system.key} may do this.",
             why="The owner answers for the AI system and for who may do what in it.",
             next_step="Ask the owner.",
         )
@@ -164,11 +194,20 @@ def evolve(system: AiSystem | None, fact: Fact) -> AiSystem:
                 intended_use=fact.intended_use,
                 risk_class=fact.risk_class,
                 owner=fact.owner,
+                owners=(fact.owner,),
             )
         case IntendedUseRevised() if system is not None:
             return msgspec.structs.replace(system, intended_use=fact.intended_use, risk_class=fact.risk_class)
+        case RoleGranted(role="owner") if system is not None:
+            return _owned_by(system, (*system.owners, fact.subject))
+        case RoleRevoked(role="owner") if system is not None:
+            return _owned_by(system, tuple(owner for owner in system.owners if owner != fact.subject))
         case RoleGranted() if system is not None:
             return msgspec.structs.replace(system, grants=system.grants | {(fact.subject, fact.role)})
         case RoleRevoked() if system is not None:
             return msgspec.structs.replace(system, grants=system.grants - {(fact.subject, fact.role)})
     raise TypeError(f"{fact!r} cannot follow {system!r}")
+
+
+def _owned_by(system: AiSystem, owners: tuple[str, ...]) -> AiSystem:
+    return msgspec.structs.replace(system, owner=owners[0], owners=owners)

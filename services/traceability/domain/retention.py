@@ -1,4 +1,4 @@
-"""When a signer may be forgotten: not while something stands on the signature, nor for the time of keeping after it ended.
+"""When a signer or an owner may be forgotten: not while something stands on the name, nor for the time of keeping after it ended.
 
 A signature without a name is no signature that an inspector accepts (21 CFR 11.50), and a duty to keep records goes before a wish
 to be forgotten (GDPR, 17(3)(b)); 18(1) of the EU AI Act has ten years. What ends a signature:
@@ -14,6 +14,8 @@ to be forgotten (GDPR, 17(3)(b)); 18(1) of the EU AI Act has ten years. What end
     waiver             revoked, or past its date
     monitoring plan    the model version has releases, and all have ended
     review of a trail  when it is signed: it tells of one moment
+    AI system          its owners, as if they had signed: the ownership is handed over; or it rests, which is when it had
+                       releases, all have ended, and since the last change of status of any of its records
 
 A kind of record that is not here stands: in doubt a name is kept.
 """
@@ -29,6 +31,7 @@ import msgspec
 from .trace import STATUS_AFTER
 
 RELEASE_ENDS = frozenset({"superseded", "rolled back", "withdrawn"})
+OWNER = "owner"
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +56,10 @@ class _Signature(msgspec.Struct, frozen=True):
 
 
 class _Records:
-    """The fold of the events of one AI system, as far as it matters here."""
+    """The fold of the events of one AI system, as far as it matters here. `owned_until` is when the subject handed it over."""
 
     def __init__(self) -> None:
+        self.owned_until: datetime | None = None
         self.lives: dict[str, _Life] = {}
         self.revisions: dict[tuple[str, int], _Life] = {}
         self.signatures: list[_Signature] = []
@@ -71,8 +75,15 @@ class _Records:
             life.data.update(data)
             if content["name"] in STATUS_AFTER:
                 life.status, life.since = STATUS_AFTER[content["name"]], at
-        if subject in _signers(data):
+        self._add_owner(content, subject, at)
+        if subject in _signers(data) or _becomes_owner(content, subject):
             self.signatures.append(_Signature(stream, revision if isinstance(revision, int) else None, at))
+
+    def _add_owner(self, content: Mapping[str, Any], subject: str, at: datetime) -> None:
+        if _becomes_owner(content, subject):
+            self.owned_until = None
+        elif content["name"] == "requirements.role-revoked" and _names_owner(content["data"], subject):
+            self.owned_until = at
 
     def of_kind(self, kind: str, **fields: object) -> list[_Life]:
         """The records of the kind whose data has these fields."""
@@ -99,7 +110,8 @@ def held(events: Iterable[Mapping[str, Any]], *, subject: str, at: datetime, kee
 def _because(records: _Records, signature: _Signature, at: datetime, keeping: timedelta) -> str | None:
     ended_at = _ENDS.get(signature.stream.partition(":")[0], _never)(records, signature, at)
     if ended_at is None:
-        return f"a signature in it still counts (status: {records.lives[signature.stream].status})"
+        status = records.lives[signature.stream].status
+        return f"a signature in it still counts, or its owner still answers for it (status: {status})"
     # A signature that was given after the end, of a void for instance, is kept from then on.
     until = max(ended_at, signature.at) + keeping
     return f"it has to be kept until {until.date().isoformat()}" if at < until else None
@@ -114,6 +126,16 @@ def _signers(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for child in value:
             yield from _signers(child)
+
+
+def _becomes_owner(content: Mapping[str, Any], subject: str) -> bool:
+    if content["name"] == "requirements.ai-system-registered":
+        return bool(content["data"]["owner"] == subject)
+    return content["name"] == "requirements.role-granted" and _names_owner(content["data"], subject)
+
+
+def _names_owner(data: Mapping[str, Any], subject: str) -> bool:
+    return (data["subject"], data["role"]) == (subject, OWNER)
 
 
 _Ends = Callable[[_Records, _Signature, datetime], datetime | None]
@@ -141,6 +163,17 @@ def _waiver(records: _Records, signature: _Signature, at: datetime) -> datetime 
         return life.since
     expires_at = datetime.fromisoformat(life.data["expires_at"])
     return expires_at if expires_at <= at else None
+
+
+def _ownership(records: _Records, _signature: _Signature, _at: datetime) -> datetime | None:
+    ends = [end for end in (records.owned_until, _rests_since(records)) if end is not None]
+    return min(ends, default=None)
+
+
+def _rests_since(records: _Records) -> datetime | None:
+    if _last_of(_releases_ended(records)) is None:
+        return None
+    return _last_of([life.since for life in records.lives.values() if life.since is not None])
 
 
 def _requirement(records: _Records, signature: _Signature, _at: datetime) -> datetime | None:
@@ -231,6 +264,7 @@ def _last_of(ends: Sequence[datetime | None]) -> datetime | None:
 
 
 _ENDS: Mapping[str, _Ends] = {
+    "ai-system": _ownership,
     "requirement": _requirement,
     "test-case": _test_case,
     "run": _run,
