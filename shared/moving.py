@@ -1,17 +1,22 @@
 """Carries the stores of an embedded PostgreSQL to one of one's own: positions, bytes and hashes as they are, in one transaction.
 
-Whatever has happened, the target holds all of it or nothing. The source is only read, and marked when the target has everything;
-a move that was cut off can be done again. What is folded from events is not carried: the services build it there at their start.
+Whatever has happened, the target holds all of it or nothing. The source is only read, and marked before the target has anything:
+so at no moment both can be served. A move that was cut off can be done again. What is folded from events is not carried: the
+services build it there at their start.
 
 Failure table
-    before the commit               nothing is in the target
-    committed, source not marked    done again: the target is compared with the source, found to be the same, and the source marked
+    before the mark                 nothing is in the target, and the source is served as before
+    marked as begun, no commit      nothing is in the target; neither is served until the move is done again, or taken back by hand
+    committed, mark still begun     done again: the target is compared with the source, found the same, and the mark finished
+
+Steps, told to `at_step` (a test may end the process there): `source checked`, `<service> copied`, `marked`, `committed`,
+`finished`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,8 +24,10 @@ from urllib.parse import urlsplit
 import asyncpg
 import msgspec
 
+from shared.backup.manifest import write_whole
 from shared.backup.stores import StoreDigest, store_digest
 from shared.errors import Conflict, Unavailable
+from shared.log.kept_folder import Step, no_step
 from shared.migrations import Migration, migrate
 
 MARK = "moved.json"
@@ -54,24 +61,48 @@ class StoreMoved(Conflict):
     """The store of this folder was moved, and lives on somewhere else."""
 
 
+class MoveUnfinished(Conflict):
+    """A move of the store of this folder was begun, and nobody knows here whether the target has it."""
+
+
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
     """The mark in the source's folder: where to (without login), when, and up to which position of each service."""
 
     to: str
     at: datetime
     positions: Mapping[str, int]
+    finished: bool = True
 
 
 def require_not_moved(folder: Path) -> None:
-    """StoreMoved if the PostgreSQL folder bears the mark: going on here would make a second history beside the one there."""
-    if not (folder / MARK).exists():
+    """StoreMoved, MoveUnfinished if the folder bears the mark: going on here would make a second history beside the one there."""
+    moved = _marked(folder)
+    if moved is None:
         return
-    moved = msgspec.json.decode((folder / MARK).read_bytes(), type=Moved)
+    if not moved.finished:
+        raise MoveUnfinished(
+            f"A move of this store to {moved.to} was cut off.",
+            why="The store may be there already, whole. Served from here and from there it would have two histories.",
+            next_step=f"Run `prooftrail move` to it again, which finishes it. To stay here instead, drop that database and remove"
+            f" {folder / MARK}.",
+        )
     raise StoreMoved(
         f"This store was moved to {moved.to} on {moved.at.date().isoformat()}.",
         why="It goes on there. Events that are recorded here too would be a second history under the same signers.",
         next_step=f"Set DATABASE_URL to {moved.to}, with your login, and start again with the same data folder.",
     )
+
+
+def _marked(folder: Path) -> Moved | None:
+    mark = folder / MARK
+    return msgspec.json.decode(mark.read_bytes(), type=Moved) if mark.exists() else None
+
+
+def _require_no_other_target(folder: Path, to: str) -> None:
+    """One store is moved to one place: to another one only when the mark was taken back."""
+    moved = _marked(folder)
+    if moved is not None and moved.to != to:
+        require_not_moved(folder)
 
 
 async def move(
@@ -82,23 +113,37 @@ async def move(
     migrations: Mapping[str, Sequence[Migration]],
     at: datetime,
     progress: Progress,
+    at_step: Step = no_step,
 ) -> Moved:
     """Copies the stores of all services, compares them, and marks the source's `folder`. `migrations` are those of each service.
 
     Raises the errors above, and StoreAltered if the source itself is not whole.
     """
+    await asyncio.to_thread(_require_no_other_target, folder, place_of(target_url))
     source = await asyncpg.connect(source_url, server_settings=AS_TEXT)
     try:
         target = await _connect(target_url)
         try:
             async with source.transaction(isolation="repeatable_read", readonly=True):
-                positions = await _carry_once(source, target, migrations, progress)
+                wanted = await _checked(source, migrations, progress)
+                at_step("source checked")
+                moved = Moved(
+                    to=place_of(target_url), at=at, positions={name: found.position for name, found in wanted.items()}
+                )
+
+                async def mark() -> None:
+                    begun = msgspec.structs.replace(moved, finished=False)
+                    await asyncio.to_thread(write_whole, folder / MARK, begun)
+                    at_step("marked")
+
+                await _carry_once(source, target, migrations, wanted, mark, progress, at_step)
+                at_step("committed")
         finally:
             await target.close()
     finally:
         await source.close()
-    moved = Moved(to=place_of(target_url), at=at, positions=positions)
-    await asyncio.to_thread(_mark, folder, moved)
+    await asyncio.to_thread(write_whole, folder / MARK, moved)
+    at_step("finished")
     return moved
 
 
@@ -127,17 +172,28 @@ async def _connect(url: str) -> asyncpg.Connection:
     return connection
 
 
-async def _carry_once(
-    source: asyncpg.Connection,
-    target: asyncpg.Connection,
-    migrations: Mapping[str, Sequence[Migration]],
-    progress: Progress,
-) -> dict[str, int]:
+async def _checked(
+    source: asyncpg.Connection, migrations: Mapping[str, Sequence[Migration]], progress: Progress
+) -> dict[str, StoreDigest]:
+    """What has to arrive."""
     wanted: dict[str, StoreDigest] = {}
     for service, own in migrations.items():
         await _require_current(source, service, own)
         progress(f"checking the events of {service}", len(wanted), len(migrations))
         wanted[service] = await store_digest(source, service)
+    return wanted
+
+
+async def _carry_once(
+    source: asyncpg.Connection,
+    target: asyncpg.Connection,
+    migrations: Mapping[str, Sequence[Migration]],
+    wanted: Mapping[str, StoreDigest],
+    mark: Callable[[], Awaitable[None]],
+    progress: Progress,
+    at_step: Step,
+) -> None:
+    """Carries everything, or finds that it is there. The last thing before the commit is the mark in the source."""
     try:
         async with target.transaction():
             await target.execute("SELECT pg_advisory_xact_lock(hashtext('prooftrail.migrate'))")
@@ -145,14 +201,14 @@ async def _carry_once(
             if there:
                 await _require_same(target, wanted, there)
             else:
-                await _carry(source, target, migrations, wanted, progress)
+                await _carry(source, target, migrations, wanted, progress, at_step)
+            await mark()
     except asyncpg.InsufficientPrivilegeError as error:
         raise TargetUnusable(
             "The target does not let this user make the schemas of the services.",
             why=str(error),
             next_step="Use the owner of the database, or grant CREATE on the database to the user.",
         ) from error
-    return {service: found.position for service, found in wanted.items()}
 
 
 async def _require_current(source: asyncpg.Connection, service: str, migrations: Sequence[Migration]) -> None:
@@ -190,6 +246,7 @@ async def _carry(
     migrations: Mapping[str, Sequence[Migration]],
     wanted: Mapping[str, StoreDigest],
     progress: Progress,
+    at_step: Step,
 ) -> None:
     for done, (service, own) in enumerate(migrations.items()):
         await migrate(target, service=service, migrations=list(own))
@@ -199,6 +256,7 @@ async def _carry(
         progress(f"comparing {service}", done, len(migrations))
         if await store_digest(target, service) != wanted[service]:
             raise _differs(f"{service}.event")
+        at_step(f"{service} copied")
 
 
 async def _tables(source: asyncpg.Connection, service: str) -> list[tuple[str, list[str]]]:
@@ -257,9 +315,3 @@ def _differs(what: str) -> CopyDiffers:
         why="Everything that is copied is compared before it is kept; nothing was kept.",
         next_step="Move again. If it differs again, check the disks and the versions of both servers.",
     )
-
-
-def _mark(folder: Path, moved: Moved) -> None:
-    beside = folder / f"{MARK}.new"
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(moved)) + b"\n")
-    beside.rename(folder / MARK)

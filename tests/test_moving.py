@@ -180,6 +180,23 @@ async def test_a_move_that_was_cut_off_after_the_commit_only_needs_its_mark(data
         assert await contents(target_url) == await contents(server.dsn)
 
 
+async def test_a_store_is_moved_to_one_place_only(data: Path, target_url: str, server_url: str) -> None:
+    """Also if the move there was cut off: it may have arrived."""
+    await filled(data)
+    with source(data) as server:
+        await moved(data, server, target_url)
+        async with fresh_database(server_url) as other:
+            with pytest.raises(ProoftrailError) as refused:
+                await moved(data, server, other)
+            assert refused.value.reason == "store-moved"
+            mark = data / "postgres" / MARK
+            mark.write_text(mark.read_text().replace('"finished": true', '"finished": false'))
+            with pytest.raises(ProoftrailError) as unfinished:
+                await moved(data, server, other)
+            assert unfinished.value.reason == "move-unfinished"
+            assert await schemas_in(other) == 0
+
+
 async def test_a_target_with_another_store_is_refused(data: Path, target_url: str) -> None:
     """Two histories are never mixed; also not with one that went on."""
     await filled(data)

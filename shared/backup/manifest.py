@@ -1,6 +1,7 @@
 """What makes a folder a backup: `manifest.json`, written last, names every file with its length and digest.
 
     manifest.json    this; a folder without it is a backup that was cut off, and is never restored
+    unfinished       there while it is made: a folder with it and without a manifest may be begun anew
     database.dump    the stores of all services as of one snapshot (pg_dump, custom format), without what is folded from them
     data/            the data folder as of the same moment: signers and witness (log/), issuer, evidence files
 
@@ -20,6 +21,7 @@ import msgspec
 from shared.errors import Conflict, Invalid
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished"
 DUMP = "database.dump"
 DATA = "data"
 FORMAT = "prooftrail-backup"
@@ -77,13 +79,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Makes the folder a backup; durable when it returns."""
-    beside = folder / f"{MANIFEST}.new"
-    with beside.open("xb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+    write_whole(folder / MANIFEST, manifest)
+
+
+def write_whole(path: Path, content: msgspec.Struct) -> None:
+    """Writes the file as JSON, the old one or the new one at any moment; durable when it returns."""
+    beside = path.with_name(f"{path.name}.new")
+    with beside.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    beside.rename(folder / MANIFEST)
-    sync_folder(folder)
+    beside.rename(path)
+    sync_folder(path.parent)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -24,10 +24,13 @@ async def dump_schemas(
     *, url: str, snapshot: str, schemas: Sequence[str], file: Path, progress: Callable[[int], None]
 ) -> None:
     """Writes the schemas as of the snapshot, which its transaction keeps open; `progress` is told the bytes written. ToolFailed."""
-    await _run(
-        "pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={file}",
-        *(f"--schema={schema}" for schema in schemas), look=lambda: progress(_size(file)),
-    )  # fmt: skip
+    # We open the file, not pg_dump: one that outlives us never writes into the next attempt.
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as output:
+        await _run(
+            "pg_dump", url, "--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}",
+            *(f"--schema={schema}" for schema in schemas), output=output.fileno(), look=lambda: progress(_size(file)),
+        )  # fmt: skip
+        os.fsync(output.fileno())
 
 
 async def restore_dump(*, url: str, file: Path, progress: Callable[[int], None]) -> None:
@@ -38,12 +41,14 @@ async def restore_dump(*, url: str, file: Path, progress: Callable[[int], None])
     )  # fmt: skip
 
 
-async def _run(program: str, url: str, *arguments: str, look: Callable[[], None]) -> None:
+async def _run(
+    program: str, url: str, *arguments: str, look: Callable[[], None], output: int = asyncio.subprocess.DEVNULL
+) -> None:
     programs = runnable_programs(folder=Path("/nonexistent"), account=Account())
     address, password = _without_password(url)
     process = await asyncio.create_subprocess_exec(
         str(programs / program), f"--dbname={address}", *arguments,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.PIPE,
         env={"LC_ALL": "C", "PATH": os.defpath, "PGPASSWORD": password},
     )  # fmt: skip
     ended = asyncio.create_task(process.communicate())

@@ -8,6 +8,9 @@ The order is what makes it one:
 4. Evidence files are copied: every one that an event of the snapshot names was stored before that event.
 5. The manifest is written.
 
+Cut off anywhere before that, the folder is no backup, and taking it again begins anew. Steps, told to `at_step` (a test may end the
+process there): `begun`, `signers copied`, `dumped`, `files copied`, `manifest written`.
+
 So in a backup no store has a checkpoint that its signer does not know, which would stop sealing (SignerBehind) or hide a rollback;
 and no signer has signed more than its store holds, which would be reported as a rollback that was none.
 """
@@ -22,9 +25,12 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
+from shared.backup.making import alone_in, clear, require_empty
 from shared.backup.manifest import (
     DATA,
     DUMP,
+    MANIFEST,
+    UNFINISHED,
     Manifest,
     Signed,
     StoreAsOf,
@@ -35,7 +41,7 @@ from shared.backup.manifest import (
 )
 from shared.backup.postgres_tools import dump_schemas
 from shared.errors import Conflict
-from shared.log.kept_folder import KeptFolder
+from shared.log.kept_folder import KeptFolder, Step, no_step
 
 LOG = "log"
 STATE = "state.json"
@@ -44,10 +50,6 @@ NOT_COPIED = frozenset({"postgres", LOG})
 
 Progress = Callable[[str, int, int | None], None]
 """What is being done, how far it is, and how far it has to go, None if that is not known."""
-
-
-class TargetNotEmpty(Conflict):
-    """The folder to write into holds something."""
 
 
 class OtherSigner(Conflict):
@@ -60,6 +62,12 @@ class _State(msgspec.Struct, frozen=True):
     size: int
 
 
+def last_signed(folder: Path) -> Signed | None:
+    """The last tree that the signer of this folder signed; None if there is no folder, or no signer in it."""
+    state = KeptFolder(folder).read(STATE, _State) if folder.is_dir() else None
+    return None if state is None else Signed(origin=state.origin, epoch=state.epoch, size=state.size)
+
+
 async def back_up(
     *,
     url: str,
@@ -69,12 +77,54 @@ async def back_up(
     settings: Mapping[str, str],
     at: datetime,
     progress: Progress,
+    at_step: Step = no_step,
 ) -> Manifest:
     """Writes the backup of the database at `url` and of the data folder; a folder without its manifest is none.
 
-    Raises TargetNotEmpty, OtherSigner, ToolFailed, FolderInUse (a signer is held by somebody else for long).
+    Raises TargetNotEmpty, BeingMade, OtherSigner, ToolFailed, FolderInUse (a signer is held by somebody else for long).
     """
-    _make_closed(folder)
+    _make(folder)
+    with alone_in(folder):
+        _begin(folder)
+        at_step("begun")
+        version, stores = await _copy_one_moment(url, data, folder, services, progress, at_step)
+        _copy_rest(data, folder / DATA, progress)
+        at_step("files copied")
+        manifest = Manifest(
+            made_at=at,
+            postgresql=version,
+            services=stores,
+            settings=dict(settings),
+            files=tuple(
+                describe(file, str(file.relative_to(folder))) for file in _files(folder) if file.name != UNFINISHED
+            ),
+        )
+        write_manifest(folder, manifest)
+        at_step("manifest written")
+        (folder / UNFINISHED).unlink()
+    return manifest
+
+
+def _make(folder: Path) -> None:
+    if not folder.is_dir():
+        require_empty(folder)
+        folder.mkdir(mode=0o700, parents=True)
+
+
+def _begin(folder: Path) -> None:
+    """The folder is empty but for the mark, for its owner alone; what a backup that was cut off left in it is removed."""
+    if (folder / UNFINISHED).exists() and not (folder / MANIFEST).exists():
+        clear(folder)
+    require_empty(folder)
+    folder.chmod(0o700)
+    (folder / UNFINISHED).touch(mode=0o600)
+    sync_folder(folder)
+
+
+async def _copy_one_moment(
+    url: str, data: Path, folder: Path, services: Sequence[str], progress: Progress, at_step: Step
+) -> tuple[str, dict[str, StoreAsOf]]:
+    """Dumps the database and copies the signers, all as of one moment: PostgreSQL's version, and what the stores held."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -82,6 +132,7 @@ async def back_up(
                 snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
                 stores = {service: await _store_as_of(connection, data, service) for service in services}
                 _copy_tree(data / LOG, folder / DATA / LOG, lambda _: None)
+            at_step("signers copied")
             await dump_schemas(
                 url=url,
                 snapshot=snapshot,
@@ -89,35 +140,11 @@ async def back_up(
                 file=folder / DUMP,
                 progress=lambda size: progress("dumping the database", size, None),
             )
+            at_step("dumped")
         version = connection.get_server_version()
     finally:
         await connection.close()
-    _copy_rest(data, folder / DATA, progress)
-    manifest = Manifest(
-        made_at=at,
-        postgresql=f"{version.major}.{version.minor}",
-        services=stores,
-        settings=dict(settings),
-        files=tuple(describe(file, str(file.relative_to(folder))) for file in _files(folder)),
-    )
-    write_manifest(folder, manifest)
-    return manifest
-
-
-def _make_closed(folder: Path) -> None:
-    require_empty(folder)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
-
-
-def require_empty(folder: Path) -> None:
-    """TargetNotEmpty if the folder exists and holds anything."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TargetNotEmpty(
-            f"{folder} is not empty.",
-            why="Nothing that is there is overwritten or mixed with something else.",
-            next_step="Name a folder that does not exist yet, or remove what is in it if it was cut off.",
-        )
+    return f"{version.major}.{version.minor}", stores
 
 
 @contextlib.contextmanager
@@ -139,8 +166,8 @@ async def _store_as_of(connection: asyncpg.Connection, data: Path, service: str)
         f" FROM {service}.head h LEFT JOIN {service}.event e USING (position)"
     )
     folder = data / LOG / service
-    state = KeptFolder(folder).read(STATE, _State) if folder.is_dir() else None
-    if row["sealed"] is not None and (state is None or tuple(row["sealed"]) > (state.epoch, state.size)):
+    signed = last_signed(folder)
+    if row["sealed"] is not None and (signed is None or tuple(row["sealed"]) > (signed.epoch, signed.size)):
         raise OtherSigner(
             f"The signer of {service} in {folder} has not signed what the database holds.",
             why="Its folder is missing, or is that of another deployment or an older copy; restored together they do not fit.",
@@ -149,7 +176,7 @@ async def _store_as_of(connection: asyncpg.Connection, data: Path, service: str)
     return StoreAsOf(
         position=row["position"],
         leaf_hash=None if row["leaf_hash"] is None else row["leaf_hash"].hex(),
-        signed=None if state is None else Signed(origin=state.origin, epoch=state.epoch, size=state.size),
+        signed=signed,
     )
 
 
