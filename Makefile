@@ -83,6 +83,11 @@ faults: ## Break lines, processes and PostgreSQL while commands are appended (FA
 	@scripts/install run demo flights dev
 	@FAULT_SEEDS=$${FAULT_SEEDS:-50} $(python) -m pytest --quiet tests/simulation/test_append_faults.py
 
+.PHONY: killed
+killed: ## Kill erase, backup, restore and move at each of their steps (make test does it at some)
+	@scripts/install run demo flights dev
+	@DATA_STEPS=all $(python) -m pytest --quiet tests/test_data_killed.py
+
 .PHONY: leaving
 leaving: ## Tell each service in turn to end under load (make test does it to one)
 	@scripts/install run demo flights dev

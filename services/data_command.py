@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
 from services.composition import SERVICES, House, migrate_all, offline_house, until_reachable
-from services.server import database, database_at_work
+from services.server import database_at_work
 from shared.backup.manifest import Manifest
 from shared.backup.restoring import restore
 from shared.backup.taking import Progress, back_up
@@ -24,7 +26,7 @@ from shared.command import CommandContext
 from shared.database_roles import Logins
 from shared.embedded_postgres import EmbeddedPostgres
 from shared.erasure import GROUNDS, SOURCE, Why
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, Invalid, NotFound
 from shared.log.upkeep import OPERATOR, begin_epoch
 from shared.migrations import STORE_SCRIPTS, Migration, scripts_in
 from shared.moving import move
@@ -32,6 +34,10 @@ from shared.runtime import utc_now
 from shared.settings import Settings
 
 DONE = 0
+ERASURES_LOST = """
+WARNING: names that were erased after {since} are readable again, and nothing here knows whose.
+Run `prooftrail erase` for each of these persons before anybody reads.
+"""
 
 
 class EmbeddedOnly(Conflict):
@@ -40,6 +46,10 @@ class EmbeddedOnly(Conflict):
 
 class NoLogins(Conflict):
     """PROOFTRAIL_LOGINS asks for a login for each service, and the owner may not make them."""
+
+
+class ErasuresNotSaid(Invalid):
+    """A restore would bring back who was erased, and says nothing of it."""
 
 
 class NothingToMove(NotFound):
@@ -71,14 +81,7 @@ def add_commands(commands: Any) -> None:
     backup.add_argument("folder", type=Path, help="a folder that does not exist yet")
     backup.set_defaults(run=_backup)
 
-    restore = commands.add_parser("restore", help="make a data folder from a backup", description=_restore.__doc__)
-    restore.add_argument("folder", type=Path, help="what `prooftrail backup` made")
-    after = restore.add_mutually_exclusive_group(required=True)
-    after.add_argument("--final", action="store_true", help="nothing was recorded after this backup: the logs go on")
-    after.add_argument(
-        "--recover", metavar="WHY", help="something may have been: every log begins a new epoch and says why"
-    )
-    restore.set_defaults(run=_restore)
+    _add_restore(commands)
 
     migrate = commands.add_parser(
         "migrate",
@@ -94,6 +97,24 @@ def add_commands(commands: Any) -> None:
         "database_url", metavar="DATABASE_URL", help="an empty database: postgresql://user:password@host/name"
     )
     move.set_defaults(run=_move)
+
+
+def _add_restore(commands: Any) -> None:
+    restore = commands.add_parser("restore", help="make a data folder from a backup", description=_restore.__doc__)
+    restore.add_argument("folder", type=Path, help="what `prooftrail backup` made")
+    after = restore.add_mutually_exclusive_group(required=True)
+    after.add_argument("--final", action="store_true", help="nothing was recorded after this backup: the logs go on")
+    after.add_argument(
+        "--recover", metavar="WHY", help="something may have been: every log begins a new epoch and says why"
+    )
+    erased = restore.add_mutually_exclusive_group()
+    erased.add_argument(
+        "--erased", type=Path, metavar="FOLDER", help="the newest data or log folder: who was erased since the backup"
+    )
+    erased.add_argument(
+        "--erased-unknown", action="store_true", help="it is lost, and names may be back that were erased"
+    )
+    restore.set_defaults(run=_restore)
 
 
 def _migrate(_parsed: argparse.Namespace, settings: Settings) -> int:
@@ -194,16 +215,35 @@ def _restore(parsed: argparse.Namespace, settings: Settings) -> int:
     If anything was recorded after the backup, its signatures are out there: --recover opens a new epoch of every log, which says
     so. --final is for a backup of a deployment that was stopped before and never started again; a false one is found by whoever
     holds a later checkpoint.
+
+    With --recover it has to be said who was erased after the backup: --erased names the newest data folder, or its log folder, or a
+    copy; these persons are erased again before anything is served. --erased-unknown says that it is lost.
     """
     _require_embedded(settings)
+    _require_said(parsed)
+    why: str | None = parsed.recover
+
+    async def finish(url: str, data: Path) -> None:
+        if why is not None:
+            await begin_again(replace(settings, data=data), url, why)
+
     with showing_progress() as progress:
-        manifest = asyncio.run(restore(folder=parsed.folder, data=settings.data, progress=progress))
-    if parsed.recover is not None:
-        with database(settings) as url:
-            asyncio.run(begin_again(settings, url, parsed.recover))
+        manifest = asyncio.run(
+            restore(folder=parsed.folder, data=settings.data, progress=progress, newest=parsed.erased, finish=finish)
+        )
     print(f"{settings.data}: restored as of {manifest.made_at.isoformat()}, up to {_positions(manifest)}")
-    print("Persons who were erased after that are back: run `prooftrail erase` for them again.")
+    if parsed.erased_unknown:
+        print(ERASURES_LOST.format(since=manifest.made_at.isoformat()), file=sys.stderr)
     return DONE
+
+
+def _require_said(parsed: argparse.Namespace) -> None:
+    if parsed.recover is not None and parsed.erased is None and not parsed.erased_unknown:
+        raise ErasuresNotSaid(
+            "It is not said who was erased after the backup.",
+            why="Their names are in the backup, and only the newest folder of the signers knows them.",
+            next_step="Add --erased FOLDER (the newest data folder, its log folder, or a copy), or --erased-unknown if it is lost.",
+        )
 
 
 def _require_embedded(settings: Settings) -> None:
@@ -216,11 +256,13 @@ def _require_embedded(settings: Settings) -> None:
 
 
 async def begin_again(settings: Settings, url: str, why: str) -> None:
-    """A new epoch for every log: what was promised in the old one after the backup is declared lost."""
+    """A new epoch for every log: what was promised in the old one after the backup is declared lost. Erasures are told again."""
     async with offline_house(settings=settings, database_url=url) as house:
         for service in house.services.values():
             foundation = service.foundation
             await begin_epoch(store=foundation.store, log=foundation.log, why=why, clock=utc_now)
+            await foundation.eraser.record_again()
+        await follow_erasures(house)
 
 
 def _move(parsed: argparse.Namespace, settings: Settings) -> int:

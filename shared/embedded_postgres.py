@@ -148,6 +148,13 @@ class EmbeddedPostgres:
                 return None
             return dsn if _alive(owner) else None
 
+    @staticmethod
+    def wait_until_ended(folder: Path) -> None:
+        """Returns when no server runs in the folder; one whose owner is gone is about to end. FolderInUse, FolderUnusable."""
+        with _refusals_explained(folder):
+            if (folder / "lock").exists():
+                os.close(_take_lock(folder))
+
     def stop(self) -> None:
         """Shuts the server down: no new connections, open transactions are rolled back, everything committed is on disk."""
         if self._supervisor.stdin is None or self._supervisor.stdin.closed:

@@ -28,6 +28,7 @@ from shared.feed import Feed
 from shared.figures import Measure, Measuring
 from shared.http_doors import Doors
 from shared.identity import TokenVerifier
+from shared.kept_erasures import KeptErasures
 from shared.log.deployment import Logs
 from shared.log.service_log import ServiceLog
 from shared.log.tiles import LogTiles
@@ -139,6 +140,8 @@ class Runtime:
         if log.sealer.refusal is None:
             await record_statements(store, log.signer, clock=self.clock)
         directory = Directory(pool=pool, service=service, new_salt=lambda: secrets.token_hex(16))
+        eraser = self._eraser(service, pool, store, directory)
+        await eraser.erase_again()
         return Foundation(
             service=service,
             pool=pool,
@@ -154,26 +157,25 @@ class Runtime:
                 reaction_sources=(erasure.SOURCE,),
                 every_s=self.settings.measure_s,
             ),
-            erasures=self._erasures(service, pool, store, directory, runner),
+            eraser=eraser,
+            erasures=self._erasures(eraser, pool, runner),
         )
 
-    def _erasures(
-        self,
-        service: str,
-        pool: asyncpg.Pool,
-        store: PostgresEventStore,
-        directory: Directory,
-        runner: ProjectionRunner,
-    ) -> Reactions:
-        eraser = Eraser(
+    def _eraser(self, service: str, pool: asyncpg.Pool, store: PostgresEventStore, directory: Directory) -> Eraser:
+        return Eraser(
             service=service,
             directory=directory,
             store=store,
+            pool=pool,
+            kept=KeptErasures(self.logs.folder / service),
             forget=self.forget,
             forget_webhooks=partial(forget_webhooks, pool=pool, service=service),
+            clock=self.clock,
         )
+
+    def _erasures(self, eraser: Eraser, pool: asyncpg.Pool, runner: ProjectionRunner) -> Reactions:
         return Reactions(
-            service=service,
+            service=eraser.service,
             handlers={DECIDED: eraser.erase},
             sources=(erasure.SOURCE,),
             pool=pool,
@@ -228,6 +230,7 @@ class Foundation:
     projection: ProjectionRunner
     access: Access
     directory: Directory
+    eraser: Eraser
     erasures: Reactions
     measuring: Measuring
 
@@ -279,6 +282,7 @@ class Service:
             group.create_task(self.foundation.projection.run())
             group.create_task(_beat(self.foundation.pool, self.name))
             group.create_task(self.foundation.log.run())
+            group.create_task(self.foundation.eraser.record_again())
             group.create_task(self.foundation.erasures.run())
             group.create_task(self.foundation.measuring.run(*self.measures))
             for reactions in self.reactions:

@@ -56,10 +56,30 @@ def test_a_backup_is_restored_into_another_folder_and_served(data: Path, backed_
     assert not again.exists()
     onto = command(data, "restore", str(backed_up), "--final")
     assert (onto.returncode, "is not empty" in onto.stderr) == (2, True)
-    ended = command(again, "restore", str(backed_up), "--recover", "the disk was lost")
+    unsaid = command(again, "restore", str(backed_up), "--recover", "the disk was lost")
+    assert (unsaid.returncode, "--erased" in unsaid.stderr) == (2, True)
+    assert not again.exists()
+    ended = command(again, "restore", str(backed_up), "--recover", "the disk was lost", "--erased-unknown")
     assert ended.returncode == 0, ended.stderr
-    assert "erase" in ended.stdout
+    assert "WARNING: names that were erased after" in ended.stderr
     assert systems(again) == ["before", "continued"]
+
+
+def test_who_was_erased_after_the_backup_stays_erased_in_a_restored_folder(data: Path) -> None:
+    """The newest data folder tells who; nothing is served before."""
+    backup, again = data.with_name("backup"), data.with_name("again")
+    with served(data) as (address, _, _):
+        with client(address, token_of(data, FORGOTTEN)) as person:
+            person.post("/v1/systems/nowhere:grant-role", json={"subject": "x", "role": "author", "reason": "why"})
+        subject = command(data, "subject", FORGOTTEN).stdout.strip()
+        assert command(data, "backup", str(backup)).returncode == 0
+        assert command(data, "erase", subject, "--reason", "objection").returncode == 0
+    restored = ("restore", str(backup), "--recover", "the disk was lost")
+    ended = command(again, *restored, "--erased", str(data))
+    assert ended.returncode == 0, ended.stderr
+    assert "WARNING" not in ended.stderr
+    assert not in_files(again, FORGOTTEN, but=("pg_wal",))
+    assert in_files(backup, FORGOTTEN, but=())
 
 
 def test_an_old_database_with_the_newest_signers_is_recovered_by_name(data: Path, backed_up: Path) -> None:
