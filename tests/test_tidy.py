@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILE_LINES_MAX = 500
 # The verifier is one file on purpose: an auditor reads it and carries it away.
-FILE_LINES_MAX_OF = {Path("verifier/prooftrail_verify.py"): 1550}
+FILE_LINES_MAX_OF = {Path("verifier/prooftrail_verify.py"): 1650}
 FUNCTION_LINES_MAX = 50
 SERVICE_README_LINES = range(8, 41)
 DECISION_SECTIONS = ("Context", "Decision", "Consequences", "Alternatives")

@@ -89,6 +89,7 @@ CLASSES = {
 }
 NOT_PROVEN = (
     "that what was entered is true: only that it was entered like this, in this order, and was not changed since",
+    "that nothing was recorded after the positions named above: what came later may have been held back",
     "the times: they are what the deployment's clock said; the log proves their order",
     "signatures of persons: each is the recorded act of a person who was signed in, not made with a key of their own",
     "matrix, gaps, summaries and page (pack.json, pack.html): the deployment worked them out from these events",
@@ -511,9 +512,13 @@ def _class_of(name: str) -> Code:
 
 @dataclass
 class Log:
-    """The log of one service as far as it holds. `trusted` are the keys that may sign for it."""
+    """The log of one service as far as it holds.
+
+    `chain` are its keys with the note that introduced each, `trusted` those that may sign for it: from the first pinned one on.
+    """
 
     service: str
+    chain: Sequence[tuple[Key, str | None]]
     trusted: Sequence[Key]
     checkpoint: Checkpoint
     tree: Tree
@@ -523,6 +528,7 @@ class Log:
     first_at: str | None = None
     last_at: str | None = None
     kept: Sequence[Checkpoint] = ()
+    newest: Key | None = None
 
     @property
     def epoch(self) -> int:
@@ -548,10 +554,11 @@ def check_log(container: Container, manifest: Manifest, service: str, pins: Pins
         if checkpoint.size < covered.position:
             what = f"the checkpoint is of size {checkpoint.size}, and the manifest goes up to {covered.position}"
             raise Failure(Code.CHECKPOINT, what, service)
-        kept = [_signed_checkpoint(note, name, chain, service) for note in proof.get("checkpoints", ())]
+        keys = [key for key, _ in chain]
+        kept = [_signed_checkpoint(note, name, keys, service) for note in proof.get("checkpoints", ())]
         kept = [one for one in kept if any(one.note.signed_by(key) for key in trusted)]
         tree = Tree(checkpoint.size, positions, Hashes(b""), nodes)
-        log = Log(service, trusted, checkpoint, tree, [], pinned, kept=sorted(kept, key=lambda one: one.size))
+        log = Log(service, chain, trusted, checkpoint, tree, [], pinned, kept=sorted(kept, key=lambda one: one.size))
         order = _order(container, manifest, log, leaves, scanned)
     order.finish(covered)
     tree.leaves, tree.blocks = order.hashes(), order.segment.blocks
@@ -573,32 +580,34 @@ def _positions(value: Any) -> Sequence[int]:
     return list(positions) if len(positions) < BLOCK_LEAVES else positions
 
 
-def _keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list[Key], list[Key], bool]:
+def _keys(proof: Any, name: str, service: str, pins: Pins) -> tuple[list[tuple[Key, str | None]], list[Key], bool]:
     """The keys of the log, each introduced by the one before it; those from the first pinned one on; whether one is."""
-    chain: list[Key] = []
+    chain: list[tuple[Key, str | None]] = []
     try:
         for entry in proof["keys"]:
-            key = parse_key(entry["vkey"])
+            key, note = parse_key(entry["vkey"]), entry["rotation"]
             if chain:
-                change = parse_note(entry["rotation"])
-                title, origin, *rest = change.text.split("\n")
-                if (
-                    title != "prooftrail key rotation"
-                    or origin.rpartition("/")[0] != name
-                    or rest != [entry["vkey"], ""]
-                ):
-                    raise ValueError("a change of keys says something else")
-                if not change.signed_by(chain[-1]):
-                    raise ValueError("a change of keys is not signed by the key before it")
+                _require_rotation(note, name, chain[-1][0], entry["vkey"])
             if key.name != name or key.algorithm != LOG_KEY:
                 raise ValueError(f"{entry['vkey']} is no key of {name}")
-            chain.append(key)
-        pinned = [at for at, key in enumerate(chain) if key in pins.of(name)]
+            chain.append((key, note))
+        keys = [key for key, _ in chain]
+        pinned = [at for at, key in enumerate(keys) if key in pins.of(name)]
         if not chain or (pins.of(name) and not pinned):
             raise ValueError(f"none of its keys is the one that is pinned for {name}")
     except NOT_AS_WRITTEN as error:
         raise Failure(Code.SIGNATURE, f"the keys of the log do not hold: {error}", service) from error
-    return chain, chain[min(pinned, default=0) :], bool(pinned)
+    return chain, keys[min(pinned, default=0) :], bool(pinned)
+
+
+def _require_rotation(content: str, name: str, old: Key, new: str) -> None:
+    """ValueError unless it is the note in which the old key of the log introduces the new one."""
+    change = parse_note(content)
+    title, origin, *rest = change.text.split("\n")
+    if title != "prooftrail key rotation" or origin.rpartition("/")[0] != name or rest != [new, ""]:
+        raise ValueError("a change of keys says something else")
+    if not change.signed_by(old):
+        raise ValueError("a change of keys is not signed by the key before it")
 
 
 def _signed_checkpoint(content: Any, name: str, trusted: Sequence[Key], service: str) -> Checkpoint:
@@ -618,9 +627,11 @@ def _witnesses(log: Log, stated: Sequence[Key], pins: Pins) -> list[Key]:
     """Who cosigned the checkpoint; if witnesses are pinned, at least one of them must have."""
     answers = {key: log.checkpoint.note.cosigned_by(key) for key in {*pins.witnesses, *stated}}
     if False in answers.values():
-        raise Failure(Code.FORK, "a cosignature on the checkpoint is not its witness's", log.service)
+        what = "a cosignature on the checkpoint is not its witness's"
+        raise Failure(Code.FORK, what, log.service, *_contradicted(log))
     if pins.witnesses and not any(answers[key] for key in pins.witnesses):
-        raise Failure(Code.FORK, "none of the pinned witnesses has cosigned the checkpoint", log.service)
+        what = "none of the pinned witnesses has cosigned the checkpoint"
+        raise Failure(Code.FORK, what, log.service, *_contradicted(log))
     return sorted((key for key, answer in answers.items() if answer), key=lambda key: key.name)
 
 
@@ -684,7 +695,7 @@ class Order:
         self.segment = Segment(first or 1)
         self._service, self._system, self._positions, self._stated = service, system, positions, stated
         whole = range(first or 1, last + 1)
-        self._expected = iter(whole if system == "*" else [at for at in positions if at <= last])
+        self._expected = iter(whole if system == "*" else positions)
         self._from_middle = first is not None
         self._hashes: list[bytes] = []
         self._own, self._name = b'{"service":"%b"' % service.encode(), b'"name":"%b.' % service.encode()
@@ -915,15 +926,21 @@ def _between(log: Log, size: int) -> tuple[int, int]:
     return good + 1, bad
 
 
-def check_history(log: Log, others: Sequence[Checkpoint], recovered: Sequence[tuple[int, int]]) -> list[str]:
-    """Other checkpoints of the log against its tree. Returns what cannot be compared. `recovered`: positions named as lost."""
+def _contradicted(log: Log) -> tuple[int, int] | tuple[None, None]:
+    """Where the tree departs from the checkpoints that came with it, if it does."""
+    known = [(one.root, log.tree.earlier_root(one.size)) for one in log.kept if one.size <= log.tree.size]
+    return _between(log, log.tree.size) if any(found not in (None, root) for root, found in known) else (None, None)
+
+
+def check_history(log: Log, others: Sequence[Checkpoint], recoveries: Sequence[Recovery]) -> list[str]:
+    """Other checkpoints of the log against its tree. Returns what cannot be compared, or was given up by a recovery."""
     remarks = []
     for other in others:
         root = log.tree.earlier_root(other.size) if other.size <= log.tree.size else None
         same = other.origin == log.checkpoint.origin
         if root == other.root:
             continue
-        if not same and any(first <= other.size <= last for first, last in recovered):
+        if any(_gives_up(recovery, other) for recovery in recoveries):
             remarks.append(f"{log.service}: the checkpoint of size {other.size} was given up by a recorded recovery")
         elif root is not None:
             position, until = _between(dataclasses.replace(log, kept=[*log.kept, *others]), other.size)
@@ -937,6 +954,11 @@ def check_history(log: Log, others: Sequence[Checkpoint], recovered: Sequence[tu
                 f"{log.service}: the checkpoint of size {other.size} cannot be compared with this pack alone"
             )
     return remarks
+
+
+def _gives_up(recovery: Recovery, other: Checkpoint) -> bool:
+    epoch, first, last = recovery
+    return int(other.origin.rpartition("/")[2]) < epoch and first <= other.size <= last
 
 
 # What the events say, the files and the names beside them.
@@ -971,8 +993,8 @@ class Contents:
     erased: set[str] = field(default_factory=set)
     files: set[tuple[str, int]] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
-    recoveries: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    newest_keys: dict[str, Key] = field(default_factory=dict)
+    recoveries: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
+    rotations: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
 
 
 def read_contents(container: Container, logs: Sequence[Log]) -> Contents:
@@ -986,7 +1008,7 @@ def read_contents(container: Container, logs: Sequence[Log]) -> Contents:
                 stamps = json.dumps({key: event[key] for key in STAMPS}, ensure_ascii=False, separators=(",", ":"))
                 if not line.startswith(stamps[:-1].encode()):
                     raise ValueError("it says its stamps twice")
-                _add(contents, event, log.service)
+                _add(contents, event, log.service, position)
             except NOT_AS_WRITTEN as error:
                 raise Failure(Code.EVENT, f"the event is not plain JSON: {error!r}", log.service, position) from error
             ids.append(hash(event["id"]))
@@ -1008,13 +1030,13 @@ def _events(container: Container, log: Log) -> Iterator[tuple[int, bytes]]:
     return zip(log.tree.positions, lines, strict=True)
 
 
-def _add(contents: Contents, event: Any, service: str) -> None:
+def _add(contents: Contents, event: Any, service: str, position: int) -> None:
     name, data = event["name"], event["data"]
     contents.signatures += isinstance(data.get("signature"), dict)
     if name == f"{service}.log-recovered":
-        contents.recoveries.setdefault(service, []).append((int(data["lost_first"]), int(data["lost_last"])))
+        contents.recoveries.setdefault(service, []).append((position, data))
     elif name == f"{service}.log-key-rotated":
-        contents.newest_keys[service] = parse_key(data["new_key"])
+        contents.rotations.setdefault(service, []).append((position, data))
     elif name == f"{service}.person-erased":
         contents.erased.add(data["subject"])
 
@@ -1031,6 +1053,57 @@ def _require_unique(container: Container, logs: Sequence[Log], hashes: set[int])
                 seen[event_id] = f"{log.service}:{position}"
 
 
+def check_rotations(log: Log, recorded: Sequence[tuple[int, Any]]) -> None:
+    """Every change of keys is an event of the log, signed by the old key; also those that this pack does not rest on."""
+    name, known, notes = log.checkpoint.origin.rpartition("/")[0], {key for key, _ in log.chain}, set()
+    for position, data in recorded:
+        try:
+            old, new = parse_key(data["old_key"]), parse_key(data["new_key"])
+            _require_rotation(data["signature"], name, old, data["new_key"])
+        except NOT_AS_WRITTEN as error:
+            raise Failure(
+                Code.SIGNATURE, f"the recorded change of keys does not hold: {error}", log.service, position
+            ) from error
+        notes.add((old, new, data["signature"]))
+        if old in known:
+            known.add(new)
+            log.newest = new
+    for (old, _), (new, note) in itertools.pairwise(log.chain):
+        if (old, new, note) not in notes:
+            raise Failure(
+                Code.SIGNATURE, "the log has not recorded the change to a key that its proof names", log.service
+            )
+
+
+Recovery = tuple[int, int, int]
+"""An epoch, and the first and the last position that are lost to it."""
+
+
+def check_recoveries(log: Log, recorded: Sequence[tuple[int, Any]]) -> list[Recovery]:
+    """The recoveries that a key of the log signed. A log that was begun again must have recorded its own; Failure."""
+    found: list[Recovery] = []
+    why, place = "the log was begun again, and has recorded no recovery", None
+    for position, data in recorded:
+        try:
+            found.append(_recovery(log, data))
+        except NOT_AS_WRITTEN as error:
+            why, place = f"the recorded recovery does not hold: {error}", position
+    if log.epoch > 1 and all(epoch != log.epoch for epoch, _, _ in found):
+        raise Failure(Code.FORK, why, log.service, place)
+    return [recovery for recovery in found if recovery[0] <= log.epoch]
+
+
+def _recovery(log: Log, data: Any) -> Recovery:
+    epoch, first, last = data["epoch"], data["lost_first"], data["lost_last"]
+    origin = f"{log.checkpoint.origin.rpartition('/')[0]}/{epoch}"
+    note = parse_note(data["signature"])
+    if note.text != f"prooftrail recovery\n{origin}\n{first} {last}\n":
+        raise ValueError("its signature is of another one")
+    if not any(note.signed_by(key) for key, _ in log.chain):
+        raise ValueError("no key of the log signed it")
+    return int(epoch), int(first), int(last)
+
+
 def check_manifest(
     manifest: Manifest, container: Container, logs: Sequence[Log], stated: Sequence[Key], pins: Pins
 ) -> bool:
@@ -1041,11 +1114,18 @@ def check_manifest(
         raise Failure(Code.SIGNATURE, f"the manifest is not signed by the key of {name}")
     for digest, length, member in manifest.members:
         if container.digest(member) != digest or str(container.members[member].size) != length:
-            service = member.split("/")[1].split(".")[0] if member.startswith(("events/", "proof/")) else None
-            raise Failure(_class_of(member), f"the file {member} is not the one that the manifest lists", service)
+            what = f"the file {member} is not the one that the manifest lists"
+            raise Failure(_class_of(member), what, *_place_of(container, logs, member))
     if not container.digest("manifest"):
         raise Failure(Code.UNREADABLE, "the manifest has not the checksum of its entry")
     return bool(pins.of(name))
+
+
+def _place_of(container: Container, logs: Sequence[Log], member: str) -> tuple[str | None, int | None]:
+    kind, _, name = member.partition("/")
+    if kind == "artefacts":
+        return _naming(container, logs, name)
+    return name.partition(".")[0] or None, None
 
 
 def check_summary(container: Container, manifest: Manifest, logs: Sequence[Log]) -> None:
@@ -1069,29 +1149,39 @@ def check_summary(container: Container, manifest: Manifest, logs: Sequence[Log])
         raise Failure(Code.ORDER, "pack.json leaves events out")
 
 
-def check_evidence(container: Container, contents: Contents) -> int:
+def _naming(container: Container, logs: Sequence[Log], text: str) -> tuple[str, int] | tuple[None, None]:
+    """Service and position of the first event that holds the text."""
+    events = ((log.service, *event) for log in logs for event in _events(container, log))
+    return next(((service, at) for service, at, line in events if text.encode() in line), (None, None))
+
+
+def check_evidence(container: Container, logs: Sequence[Log], contents: Contents) -> int:
     """Every evidence file has the digest it is stored under, and an event names it with its length; returns how many."""
     files = [name for name in container.members if name.startswith("artefacts/")]
     for name in files:
         digest, size = name[10:], container.members[name].size
         lengths = {length for named, length in contents.files if named == digest}
         if container.digest(name) != digest:
-            raise Failure(Code.EVIDENCE, f"the file {name} has not the digest that it is stored under")
-        if digest not in contents.digests or (lengths and lengths != {size}):
-            raise Failure(Code.EVIDENCE, f"no event names the file {name} with its length")
+            what = f"the file {name} has not the digest that it is stored under"
+            raise Failure(Code.EVIDENCE, what, *_naming(container, logs, digest))
+        if digest not in contents.digests or not lengths <= {size}:
+            what = f"no event names the file {name} with its length"
+            raise Failure(Code.EVIDENCE, what, *_naming(container, logs, digest))
     return len(files)
 
 
-def check_names(container: Container, contents: Contents) -> set[str]:
+def check_names(container: Container, logs: Sequence[Log], contents: Contents) -> set[str]:
     """Every printed name is the one that an event committed to, for that person; returns their commitments."""
     try:
         people = json.loads(container.read("people.json"))
         for commitment, person in people.items():
             salted = person["salt"].encode() + b"\0" + person["name"].encode()
             if hashlib.sha256(salted).hexdigest() != commitment:
-                raise Failure(Code.NAME, f"the name {person['name']!r} is not the one that was committed to")
+                what = f"the name {person['name']!r} is not the one that was committed to"
+                raise Failure(Code.NAME, what, *_naming(container, logs, commitment))
             if contents.people.get(commitment) != {person["subject"]}:
-                raise Failure(Code.NAME, f"no event of {person['subject']!r} commits to the name {person['name']!r}")
+                what = f"no event of {person['subject']!r} commits to the name {person['name']!r}"
+                raise Failure(Code.NAME, what, *_naming(container, logs, commitment))
     except NOT_AS_WRITTEN as error:
         raise Failure(Code.NAME, f"people.json cannot be read: {error!r}") from error
     return set(people)
@@ -1390,8 +1480,10 @@ def _verify(file: BinaryIO, pins: Pins, brought: Brought, report: Report) -> Non
     contents = read_contents(container, logs)
     if manifest.system != "*":
         check_summary(container, manifest, logs)
+    for log in logs:
+        check_rotations(log, contents.rotations.get(log.service, ()))
     remarks = [remark for log in logs for remark in _compare(log, brought, contents)]
-    files, names = check_evidence(container, contents), check_names(container, contents)
+    files, names = check_evidence(container, logs, contents), check_names(container, logs, contents)
     for promise in brought.promises:
         check_promise(promise, manifest, logs)
     report.proven = _proven(manifest, logs, contents, files, len(names), len(brought.promises))
@@ -1409,7 +1501,7 @@ def _compare(log: Log, brought: Brought, contents: Contents) -> list[str]:
     name = log.checkpoint.origin.rpartition("/")[0]
     texts = [text for text in brought.checkpoints if text.rpartition("\n\n")[0].startswith(name + "/")]
     others = [*log.kept, *(_signed_checkpoint(text, name, log.trusted, log.service) for text in texts)]
-    return check_history(log, others, contents.recoveries.get(log.service, []))
+    return check_history(log, others, check_recoveries(log, contents.recoveries.get(log.service, ())))
 
 
 def _stamped(container: Container, logs: Sequence[Log], brought: Brought) -> list[str]:
@@ -1462,8 +1554,7 @@ def _limits(manifest: Manifest, logs: Sequence[Log], contents: Contents, names: 
     alone = [log.service for log in logs if not outside.intersection(log.witnesses)]
     lines = [f"operator only: no pinned witness outside the operator cosigned {', '.join(alone)}"] * bool(alone)
     lines += [f"{log.service}: taken up from a backup, this is epoch {log.epoch}" for log in logs if log.epoch > 1]
-    replaced = [log for log in logs if log.service in contents.newest_keys]
-    replaced = [log for log in replaced if not log.checkpoint.note.signed_by(contents.newest_keys[log.service])]
+    replaced = [log for log in logs if log.newest is not None and not log.checkpoint.note.signed_by(log.newest)]
     lines += [f"{log.service}: the checkpoint is signed by a key that the log has replaced since" for log in replaced]
     missing = [people for commitment, people in contents.people.items() if commitment not in names]
     if missing:

@@ -110,6 +110,7 @@ class Service:
     kept: list[str] = field(default_factory=list)
     sealed: str | None = None
     places: list[int] | None = None
+    epoch: int = 1
 
     @property
     def leaves(self) -> list[bytes]:
@@ -117,7 +118,7 @@ class Service:
 
     @property
     def origin(self) -> str:
-        return f"{self.deployment}/{self.name}/1"
+        return f"{self.deployment}/{self.name}/{self.epoch}"
 
     def append(
         self, *, system: str | None, stream: str, name: str, data: Mapping[str, Any], person: Person | None = None,
@@ -158,6 +159,14 @@ class Service:
         text = f"{self.origin}\n{len(covered)}\n{base64.b64encode(tree_hash(covered)).decode()}\n"
         return (key or self.keys[-1]).note(text) + "".join(witness.cosignature(text) for witness in witnesses)
 
+    def reopen(self) -> None:
+        """Goes on from the events that there are now, as a store that was restored."""
+        self.heads, self.versions = {}, {}
+        for raw in self.events:
+            event = json.loads(raw)
+            self.heads[event["system"]] = (event["system_sequence"] or 0, leaf_hash(raw).hex())
+            self.versions[event["stream"]] = event["version"]
+
     def restamp(self, number: int, **changes: Any) -> None:
         """Rewrites the event of this number (from 0) as somebody would who knows the format."""
         self.events[number] = written({**json.loads(self.events[number]), **changes})
@@ -171,10 +180,23 @@ class Service:
                 self.restamp(number, position=number + 1, system_sequence=sequence + 1, system_previous=previous)
             heads[system] = (sequence + 1, leaf_hash(self.events[number]).hex())
 
-    def rotate(self, new: Signer) -> None:
-        """Introduces a new key, signed by the old one."""
-        self.rotations.append(self.keys[-1].note(f"prooftrail key rotation\n{self.origin}\n{new.vkey()}\n"))
+    def rotate(self, new: Signer, **told: str) -> None:
+        """Introduces a new key, signed by the old one, and records it; `told` overrides what the event says."""
+        note = self.keys[-1].note(f"prooftrail key rotation\n{self.origin}\n{new.vkey()}\n")
+        change = {"old_key": self.keys[-1].vkey(), "new_key": new.vkey(), "signature": note, **told}
+        self.append(system=None, stream=f"log::{self.name}", name="log-key-rotated", data=change)
+        self.rotations.append(note)
         self.keys.append(new)
+
+    def recover(self, *, lost: tuple[int, int], key: Signer | None = None, **told: Any) -> None:
+        """Begins the log again as the next epoch, and records it; `told` overrides what the event says."""
+        self.epoch += 1
+        note = (key or self.keys[-1]).note(f"prooftrail recovery\n{self.origin}\n{lost[0]} {lost[1]}\n")
+        statement = {
+            "epoch": self.epoch, "last_checkpoint": None, "lost_first": lost[0], "lost_last": lost[1], "why": "a disk",
+            "signature": note, **told,
+        }  # fmt: skip
+        self.append(system=None, stream=f"log::{self.name}", name="log-recovered", data=statement)
 
     def promise(self, position: int) -> str:
         """What the log hands out with a receipt."""
