@@ -38,13 +38,13 @@ def add_commands(commands: Any) -> None:
 
 
 def _rotate(parsed: argparse.Namespace, settings: Settings) -> int:
-    """Makes a new key and records it in the log, signed by the old one; from then on the new key signs. May run beside `make run`.
+    """Makes a new key and records it in the log, signed by the old one; from the next checkpoint on it signs.
 
-    Whoever pinned the first key follows the change by itself; tell the others, and the witnesses outside.
+    May run beside `make run`. Whoever pinned the first key follows the change by itself; tell the others, and witnesses outside.
     """
     with database_at_work(settings) as url:
         rotation = asyncio.run(_rotated(settings, url, parsed.service, parsed.reason))
-    print(f"{parsed.service}: {rotation.new_key} signs from now on")
+    print(f"{parsed.service}: {rotation.new_key} signs from the next checkpoint on")
     return DONE
 
 

@@ -154,6 +154,8 @@ async def test_who_may_read_what(house: TestHouse) -> None:
         ("tile/0/000", 404, "not-in-the-log"),
         ("tile/0/001.p/1", 404, "not-in-the-log"),
         ("tile/1/000.p/1", 404, "not-in-the-log"),
+        ("tile/0/x001/000", 404, "not-in-the-log"),
+        ("tile/entries/x001/x234/067.p/8", 404, "not-in-the-log"),
         ("tile/0/0.p/1", 422, "invalid-request"),
         ("tile/0/x000/000.p/1", 422, "no-such-tile-path"),
         ("tile/0/000.p/256", 422, "no-such-tile-path"),
@@ -181,9 +183,9 @@ async def test_a_change_of_keys_is_followed_by_witness_and_readers(house: TestHo
     foundation = house.house.services["requirements"].foundation
     before = await owner.get("/v1/systems/flight-delay/state")
     await rotate_key(store=foundation.store, signer=foundation.log.signer, why="a year has passed", clock=utc_now)
+    opened = await witnessed(house, owner, 4)
     (kept, second) = (await owner.get(f"{REQUIREMENTS}/key"))["keys"]
     assert kept == first
-    opened = await witnessed(house, owner, 4)
     assert str(opened.note.signers[0].key) == second
     feed = await owner.get("/v1/requirements/events", from_position=3)
     told = [event for event in feed["events"] if "log-key-rotated" in event["event"]]

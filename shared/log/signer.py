@@ -58,8 +58,11 @@ class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class _Next(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key that is to follow: from the first tree of `size` leaves on, which hold its event; None while that is not recorded."""
+
     signing: str
     rotation: Rotation
+    size: int | None = None
 
 
 class _Keys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,8 +178,10 @@ class LogSigner:
         the signer's own, HistoryContradicts if the proof does not hold.
         """
         with self._one_at_a_time, self._folder.held():
-            state, _, key = self._current()
+            state = self._current()[0]
             self._require_growth(state, size=size, root=root, consistency=consistency)
+            self._let_follow(size)
+            key = self._current()[2]
             note = sign_note(TreeHead(state.origin, size, root).text(), key)
             if note != state.note:
                 self._folder.write(STATE, msgspec.structs.replace(state, size=size, root=root.hex(), note=note))
@@ -209,10 +214,13 @@ class LogSigner:
             self._folder.write(KEYS, msgspec.structs.replace(keys, next=following_text))
             return rotation
 
-    def finish_rotation(self, rotation: Rotation) -> None:
-        """From here on the new key signs; again is no harm. NoRotationBegun if this one was not begun here."""
+    def finish_rotation(self, rotation: Rotation, *, size: int = 0) -> None:
+        """From the first tree of so many leaves on the new key signs, and promises; again is no harm.
+
+        A tree that a key signs thus holds the event that introduced it. NoRotationBegun if this one was not begun here.
+        """
         with self._one_at_a_time, self._folder.held():
-            keys = self._current()[1]
+            state, keys, _ = self._current()
             if rotation in keys.rotations:
                 return
             if keys.next is None or keys.next.rotation != rotation:
@@ -221,7 +229,13 @@ class LogSigner:
                     why="A key that signs is made by the signer itself and never leaves its folder.",
                     next_step="Run `prooftrail rotate-key` again.",
                 )
-            self._folder.write(KEYS, _Keys(signing=keys.next.signing, rotations=(*keys.rotations, rotation)))
+            waiting = msgspec.structs.replace(keys, next=msgspec.structs.replace(keys.next, size=size))
+            self._folder.write(KEYS, _followed(keys, keys.next) if state.size >= size else waiting)
+
+    def _let_follow(self, size: int) -> None:
+        keys = self._current()[1]
+        if keys.next is not None and keys.next.size is not None and size >= keys.next.size:
+            self._folder.write(KEYS, _followed(keys, keys.next))
 
     def open_epoch(
         self,
@@ -327,6 +341,10 @@ class LogSigner:
                     next_step=f"Run `prooftrail recover {self._service}`, which works it out.",
                     fields=(FieldError(field=f"/{field}", rule=rule),),
                 )
+
+
+def _followed(keys: _Keys, following: _Next) -> _Keys:
+    return _Keys(signing=following.signing, rotations=(*keys.rotations, following.rotation))
 
 
 def _empty(origin: str, epoch: int, recovery: RecoveryStatement | None) -> _State:

@@ -36,7 +36,7 @@ class NothingToRecover(Conflict):
 
 
 async def rotate_key(*, store: EventStore, signer: LogSigner, why: str, clock: Callable[[], datetime]) -> Rotation:
-    """From here on another key signs; the event in between is signed by the old one."""
+    """Another key signs from the checkpoint on that holds the event of it; that event is signed by the old one."""
     rotation = signer.begin_rotation()
     await record_statements(store, signer, why=why, clock=clock)
     return rotation
@@ -76,14 +76,17 @@ async def begin_epoch(
 async def record_statements(
     store: EventStore, signer: LogSigner, *, clock: Callable[[], datetime], why: str | None = None
 ) -> None:
-    """Makes the log tell what the signer states about it, once, and lets a key follow that was announced."""
+    """Makes the log tell what the signer states about it, once, and lets a key follow that was announced.
+
+    Earlier changes of keys are told again where a restore has lost them, and before the recovery: a log that tells of the one
+    tells of the others.
+    """
     rotation, recovery = signer.pending_rotation, signer.recovery
+    rotations = [*signer.rotations, *([rotation] if rotation is not None else ())]
     rotated, recovered = log_facts(store.service)
-    stated: list[Fact] = []
+    stated = [rotated(**msgspec.structs.asdict(one)) for one in rotations]
     if recovery is not None:
         stated.append(recovered(**msgspec.structs.asdict(recovery)))
-    if rotation is not None:
-        stated.append(rotated(**msgspec.structs.asdict(rotation)))
     stream = log_stream(store.service)
     told = (await load_state(store, stream, _told))[0] if stated else None
     if any(fact not in (told or ()) for fact in stated):
@@ -96,7 +99,7 @@ async def record_statements(
             Change(stream, _told, lambda told: [fact for fact in stated if fact not in (told or ())]),
         )
     if rotation is not None:
-        signer.finish_rotation(rotation)
+        signer.finish_rotation(rotation, size=await store.head())
 
 
 def _told(told: Told | None, fact: Fact) -> Told:

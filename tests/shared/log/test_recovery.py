@@ -89,6 +89,25 @@ async def test_an_older_copy_is_refused_and_recovered_on_purpose(server_url: str
             assert (head.origin, head.size) == ("acme/requirements/2", 306)
 
 
+async def test_a_change_of_keys_that_was_lost_is_told_again(server_url: str, store: SealedStore) -> None:
+    """Before the recovery, so that no tree that tells of the recovery is signed by a key that it does not tell of."""
+    async with backup(server_url, store) as copy:
+        async with reached(store.url, store.folder) as newer:
+            await rotate_key(store=newer.store, signer=newer.signer, why="it is a year old", clock=utc_now)
+            await newer.seal()
+        async with reached(copy, store.folder) as older:
+            await recover(store=older.store, log=older.log, why="the disk died", clock=utc_now)
+            (rotation,) = older.signer.rotations
+            (fact,) = await told(older, "log-key-rotated")
+            assert (fact.old_key, fact.new_key, fact.signature) == (
+                rotation.old_key,
+                rotation.new_key,
+                rotation.signature,
+            )
+            stated = [event.name for event in await older.store.load(f"log::{SERVICE}")]
+            assert stated == [f"{SERVICE}.log-key-rotated", f"{SERVICE}.log-recovered"]
+
+
 async def test_an_older_copy_that_went_on_is_refused_too(server_url: str, store: SealedStore) -> None:
     """Commands go on while nothing is sealed; that there are as many events again does not make them the signed ones."""
     async with backup(server_url, store) as copy:
@@ -162,6 +181,8 @@ async def test_a_key_is_followed_by_one_that_it_signed(store: SealedStore) -> No
     """Checkpoints and promises carry the new key, older ones stay valid, and the log tells the change."""
     old_key, old_note = store.signer.vkey, store.signer.note
     rotation = await rotate_key(store=store.store, signer=store.signer, why="it is a year old", clock=utc_now)
+    assert store.signer.vkeys == (old_key,)
+    assert await store.seal() == 301
     assert store.signer.vkeys == (old_key, rotation.new_key)
     new = verify_rotation(rotation, name=store.signer.name, keys=[VerifierKey.parse(old_key)])
     receipt = await store.append(1)
@@ -175,11 +196,13 @@ async def test_a_key_is_followed_by_one_that_it_signed(store: SealedStore) -> No
 
 
 async def test_a_change_of_keys_that_was_cut_off_is_finished_at_the_next_start(store: SealedStore) -> None:
-    """The new key signs only once the log tells it, and then it does."""
+    """The new key signs only trees that hold its event, and those it does; a restore that lost the event has it told again."""
     old_key = store.signer.vkey
     rotation = store.signer.begin_rotation()
     assert store.signer.vkey == old_key
     for _ in range(2):
         await record_statements(store.store, store.signer, clock=utc_now)
+    assert store.signer.vkey == old_key
+    await store.seal()
     assert store.signer.vkey == rotation.new_key
     assert [fact.new_key for fact in await told(store, "log-key-rotated")] == [rotation.new_key]

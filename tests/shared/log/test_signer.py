@@ -155,6 +155,19 @@ def test_a_key_is_followed_by_another(signer: LogSigner, folder: Path) -> None:
     assert private.count(b"PRIVATE+KEY") == 2
 
 
+def test_a_key_waits_for_the_tree_that_holds_its_event(signer: LogSigner, folder: Path) -> None:
+    """A smaller tree, read before the event was there, is still signed by the old one; a process that starts later knows."""
+    old = signer.vkey
+    rotation = signer.begin_rotation()
+    for one in (signer, opened(folder)):
+        one.finish_rotation(rotation, size=20)
+    new = VerifierKey.parse(rotation.new_key)
+    assert [line.hash for line in parse_note(grow(signer, 19)).lines] == [VerifierKey.parse(old).hash]
+    assert (signer.vkeys, signer.pending_rotation) == ((old,), rotation)
+    assert [line.hash for line in parse_note(grow(opened(folder), 20)).lines] == [new.hash]
+    assert (signer.vkeys, signer.rotations, signer.pending_rotation) == ((old, str(new)), (rotation,), None)
+
+
 def test_only_a_key_from_here_can_follow(signer: LogSigner) -> None:
     """A rotation that was begun elsewhere has no private half here."""
     rotation = signer.begin_rotation()
