@@ -26,6 +26,7 @@ from shared.errors import ProoftrailError
 from shared.event_store import read_events
 from shared.log.checkpoint import parse_checkpoint
 from shared.log.note import parse_note
+from shared.log.upkeep import OPEN_END
 from shared.runtime import utc_now
 from shared.settings import Settings
 from tests.house import Client, TestHouse, running_house
@@ -210,7 +211,7 @@ async def test_a_restore_that_may_have_lost_something_begins_a_new_epoch_of_ever
             )[0]
             assert told.name == f"{service}.log-recovered"
             data = told.content()["data"]
-            assert (data["epoch"], data["lost_first"], data["lost_last"]) == (2, position + 1, position)
+            assert (data["epoch"], data["lost_first"], data["lost_last"]) == (2, position + 1, OPEN_END)
             assert data["why"] == "the disk was lost"
             origin, size = await sealed(again, service)
             assert origin.endswith(f"/{service}/2")

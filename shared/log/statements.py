@@ -32,6 +32,8 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
 class RecoveryStatement(msgspec.Struct, frozen=True, kw_only=True):
     """The log goes on under a new epoch without the positions `lost_first` to `lost_last` (none if `lost_last` is one less).
 
+    Where nobody knows how far promises went, `lost_last` is the highest number that every reader of JSON reads (2**53 - 1).
+
     `last_checkpoint` is the last signed note of the epoch before, None if that is lost too.
     """
 

@@ -25,6 +25,9 @@ from shared.log.service_log import ServiceLog
 from shared.log.signer import LogSigner
 from shared.log.statements import RecoveryStatement, Rotation
 
+OPEN_END = 2**53 - 1
+"""The last lost position where nobody knows it: the highest that every reader of JSON reads as it is written."""
+
 OPERATOR = Actor(subject="operator", kind="service", issuer="urn:prooftrail:command-line")
 """Whoever can run commands on the machine that holds the signer's folder; the reason says more."""
 
@@ -63,11 +66,11 @@ async def begin_epoch(
 ) -> RecoveryStatement:
     """A new epoch although nothing contradicts: database and signer were restored together from a backup.
 
-    What was promised after the backup is lost, and nobody here knows how much that is; so no position is named.
+    What was promised after the backup is lost, and nobody here knows how much that is: every position from here on, to OPEN_END.
     """
     async with log.sealer.alone() as connection:
         head: int = await connection.fetchval(f"SELECT position FROM {log.service}.head")
-        statement = log.signer.open_epoch(lost_first=head + 1, lost_last=head, why=why)
+        statement = log.signer.open_epoch(lost_first=head + 1, lost_last=OPEN_END, why=why)
         await record_statements(store, log.signer, why=why, clock=clock)
         await log.sealer.seal_all(connection)
     return statement
