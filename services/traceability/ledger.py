@@ -17,9 +17,11 @@ import asyncpg
 import msgspec
 
 from shared import tracing
+from shared.cloud_event import NotTheEvent, recorded_event
 from shared.event import RecordedEvent
 from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.figures import tell_consumer
+from shared.log.row_check import EventAltered
 from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, NotThereYet
 
 LOOK_AGAIN_SECONDS = 0.25
@@ -62,6 +64,9 @@ class Ledger:
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.warning("the ledger cannot follow %s now: %s", source, error)
                 await asyncio.sleep(RETRY_SECONDS)
+            except EventAltered as error:
+                _log.error("the ledger does not go on in %s: %s %s %s", source, error.what, error.why, error.next_step)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def catch_up(self) -> None:
         """Writes everything that can be read now, for when no follower runs."""
@@ -70,7 +75,7 @@ class Ledger:
                 pass
 
     async def advance(self, source: str) -> int:
-        """Writes the next batch of the source; returns how many events that were."""
+        """Writes the next batch of the source; returns how many events that were. EventAltered, HoleInFeed."""
         began = tracing.now()
         async with self.pool.acquire() as connection, connection.transaction():
             head = await connection.fetchval("SELECT position FROM traceability.ledger_head FOR UPDATE")
@@ -78,7 +83,7 @@ class Ledger:
                 "SELECT coalesce(max(service_position), 0) FROM traceability.ledger WHERE service = $1", source
             )
             events = await self.feed.read(service=source, after=after, limit=BATCH_EVENTS_MAX)
-            whole = without_holes(events, after=after)
+            whole = _as_told(without_holes(events, after=after))
             if whole:
                 await connection.copy_records_to_table(
                     "ledger",
@@ -177,15 +182,17 @@ class Ledger:
         )
         return [_entry(row) for row in rows]
 
-    async def read_streams(self, streams: Sequence[str], *, to: int) -> list[Entry]:
-        """Entries up to `to` of streams that belong to no AI system, in order."""
-        rows = await self.pool.fetch(
-            f"SELECT {_COLUMNS} FROM traceability.ledger WHERE system IS NULL AND stream = ANY($1) AND position <= $2"
-            " ORDER BY position",
-            list(streams),
+    async def rows(self, service: str, *, after: int, to: int, limit: int) -> list[asyncpg.Record]:
+        """Position in the service, leaf hash and bytes of up to `limit` of its events above `after` and up to `to`, in order."""
+        rows: list[asyncpg.Record] = await self.pool.fetch(
+            "SELECT service_position, leaf_hash, event FROM traceability.ledger"
+            " WHERE service = $1 AND service_position > $2 AND service_position <= $3 ORDER BY service_position LIMIT $4",
+            service,
+            after,
             to,
+            limit,
         )
-        return [_entry(row) for row in rows]
+        return rows
 
     async def leaf_hashes(self, service: str, size: int) -> bytes:
         """The leaf hashes of the service's first `size` events, 32 bytes each, one after the other."""
@@ -204,6 +211,31 @@ class Ledger:
             position,
         )
         return {row["service"]: row["last"] for row in rows}
+
+
+def _as_told(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:
+    """The events up to the first that its bytes tell otherwise than its columns; EventAltered if that is the first of all.
+
+    The ledger is read by columns, and the log proves bytes alone.
+    """
+    told: list[RecordedEvent] = []
+    try:
+        for event in events:
+            _require_told(event)
+            told.append(event)
+    except EventAltered:
+        if not told:
+            raise
+    return told
+
+
+def _require_told(event: RecordedEvent) -> None:
+    try:
+        told = recorded_event(event.raw, service=event.service, position=event.position, leaf_hash=event.leaf_hash)
+    except NotTheEvent as error:
+        raise EventAltered(event.service, event.position, f"{error}.") from error
+    if told != event:
+        raise EventAltered(event.service, event.position, "The columns of its row tell another story than its bytes.")
 
 
 def _row(position: int, event: RecordedEvent) -> tuple[object, ...]:

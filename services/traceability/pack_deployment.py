@@ -16,6 +16,7 @@ import msgspec
 
 from shared.event import canonical_bytes
 from shared.log.checkpoint import log_origin, parse_checkpoint
+from shared.log.facts import log_stream
 from shared.log.note import parse_note
 from shared.log.proofs import Checkpoint
 from shared.log.row_check import EventAltered
@@ -48,6 +49,7 @@ class _Read:
 
     positions: list[int] = field(default_factory=list)
     leaves: bytearray = field(default_factory=bytearray)
+    statements: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +71,9 @@ class DeploymentExport:
         covered = []
         for service, checkpoint in reached.items():
             own = read[service]
-            proof = await packs.proof(
+            proof = packs.proof(
                 service, checkpoint, positions=own.positions, leaves=bytes(own.leaves), nodes=[],
-                kept=await self._kept(service, checkpoint),
+                statements=own.statements, kept=await self._kept(service, checkpoint),
             )  # fmt: skip
             writer.add(f"proof/{service}.json", canonical_bytes(proof))
             last = own.leaves[-32:].hex() or None
@@ -138,6 +140,8 @@ class DeploymentExport:
                 _require_own_stamps(service, row)
                 read.positions.append(row["position"])
                 read.leaves += row["leaf_hash"]
+                if row["stream"] == log_stream(service):
+                    read.statements.append(row["event"])
                 named.add(row["event"], row["system"])
             yield b"".join(row["event"] + b"\n" for row in rows)
             after = rows[-1]["position"]

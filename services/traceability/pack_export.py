@@ -7,11 +7,12 @@ same erasures give the same bytes. Evidence files that are said to hold personal
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from base64 import b64encode
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import asyncpg
 import msgspec
@@ -20,10 +21,10 @@ from shared.artefacts import ArtefactMissing, Artefacts
 from shared.directory import Names
 from shared.erasure import person_stream
 from shared.event import canonical_bytes
-from shared.log.facts import log_stream
 from shared.log.merkle import root_of
-from shared.log.note import VerifierKey, parse_note
+from shared.log.note import MalformedKey, SignatureLine, VerifierKey, parse_note
 from shared.log.proofs import Checkpoint, NotYetSealed
+from shared.log.statements import Rotation
 
 from .domain.pack_proof import (
     Covered,
@@ -36,6 +37,7 @@ from .domain.pack_proof import (
     tree_root,
 )
 from .ledger import Entry, Ledger
+from .pack_selection import Selection, Shown, require_told
 from .pack_writer import PackWriter
 
 POLL_S = 0.05
@@ -45,6 +47,14 @@ NAMED_FILE = re.compile(
 )
 SUBJECT = re.compile(rb'"subject":("(?:[^"\\]|\\.)*")')
 COMMITMENT = re.compile(rb'"name_commitment":"([0-9a-f]{64})"')
+
+
+class _Changed(msgspec.Struct, frozen=True):
+    name: str
+    data: Rotation
+
+
+_changed = msgspec.json.Decoder(_Changed)
 
 
 class PackSigner(Protocol):
@@ -102,21 +112,27 @@ class PackExport:
         writer = PackWriter(file)
         for name, content in pages.items():
             writer.add(name, content)
-        shown = await self._by_service(entries, position)
         found = await self.ledger.reached(position)
         reached = {service: found[service] for service in self.services if service in found}
+        checkpoints = {service: await self._covering(service, last) for service, last in reached.items()}
+        selections = {service: Selection(service, system, last) for service, last in reached.items()}
+        for service, selection in selections.items():
+            await selection.read(self.ledger, size=checkpoints[service].size)
+        require_told(list(selections.values()), entries)
+        people = {
+            _person(found) for one in selections.values() for own in one.own for found in SUBJECT.findall(own.raw)
+        }
+        shown = {service: selection.shown(people) for service, selection in selections.items()}
         covered, named = [], Named.nothing()
-        for service in reached:
-            raws = [entry.event.raw for entry in shown[service]]
-            writer.add(f"events/{service}.jsonl", b"".join(raw + b"\n" for raw in raws))
-            for entry in shown[service]:
-                named.add(entry.event.raw, entry.event.system)
-        for service, last in reached.items():
-            proof = await self._proof(service, last, shown[service])
+        for service, events in shown.items():
+            writer.add(f"events/{service}.jsonl", b"".join(event.raw + b"\n" for event in events))
+            for event in events:
+                named.add(event.raw, system if event.stream is None else None)
+        for service, selection in selections.items():
+            proof = await self._proof(selection, checkpoints[service], shown[service])
             writer.add(f"proof/{service}.json", canonical_bytes(proof))
-            own = [entry.event for entry in shown[service] if entry.event.system == system]
-            head = own[-1].leaf_hash if own else None
-            covered.append(Covered(service=service, position=last, count=len(own), last=head))
+            last = selection.own[-1].leaf.hex() if selection.own else None
+            covered.append(Covered(service=service, position=selection.last, count=len(selection.own), last=last))
         await self.finish(writer, system=system, position=position, covered=covered, named=named)
 
     async def finish(
@@ -144,35 +160,21 @@ class PackExport:
             return
         writer.add(f"artefacts/{digest}", content)
 
-    async def _by_service(self, entries: Sequence[Entry], position: int) -> dict[str, list[Entry]]:
-        """The entries, with what logs recorded about themselves and erasures of the people in them, up to the position."""
-        shown: dict[str, list[Entry]] = {service: [] for service in self.services}
-        subjects = {subject for entry in entries for subject in SUBJECT.findall(entry.event.raw)}
-        streams = [log_stream(service) for service in self.services]
-        streams += [person_stream(msgspec.json.decode(subject)) for subject in subjects]
-        for entry in (*entries, *await self.ledger.read_streams(streams, to=position)):
-            shown[entry.event.service].append(entry)
-        return {service: sorted(own, key=lambda entry: entry.event.position) for service, own in shown.items()}
+    async def _proof(self, selection: Selection, checkpoint: Checkpoint, shown: Sequence[Shown]) -> ServiceProof:
+        positions = [event.position for event in shown]
+        nodes = await asyncio.to_thread(
+            bare_nodes, size=checkpoint.size, positions=positions, subtree=_subtrees(selection.leaves)
+        )
+        return self.proof(
+            selection.service,
+            checkpoint,
+            positions=positions,
+            leaves=b"".join(event.leaf for event in shown),
+            nodes=nodes,
+            statements=[event.raw for event in selection.statements],
+        )
 
-    async def _proof(self, service: str, last: int, shown: Sequence[Entry]) -> ServiceProof:
-        checkpoint = await self._covering(service, last)
-        positions = [entry.event.position for entry in shown]
-        subtree = await self._subtrees(service, checkpoint.size)
-        nodes = await asyncio.to_thread(bare_nodes, size=checkpoint.size, positions=positions, subtree=subtree)
-        leaves = [bytes.fromhex(entry.event.leaf_hash) for entry in shown]
-        return await self.proof(service, checkpoint, positions=positions, leaves=b"".join(leaves), nodes=nodes)
-
-    async def _subtrees(self, service: str, size: int) -> Callable[[int, int], bytes]:
-        """The complete subtrees of a log's first `size` leaves, as the ledger has them."""
-        leaves = await self.ledger.leaf_hashes(service, size)
-
-        def subtree(level: int, number: int) -> bytes:
-            first, last = 32 * (number << level), 32 * ((number + 1) << level)
-            return root_of([leaves[at : at + 32] for at in range(first, last, 32)])
-
-        return subtree
-
-    async def proof(
+    def proof(
         self,
         service: str,
         checkpoint: Checkpoint,
@@ -180,15 +182,16 @@ class PackExport:
         positions: Sequence[int],
         leaves: bytes,
         nodes: Sequence[bytes],
+        statements: Sequence[bytes],
         kept: Sequence[str] = (),
     ) -> ServiceProof:
-        """The proof of these events under the checkpoint."""
+        """The proof of these events under the checkpoint; `statements` are those in which the log tells of itself."""
         origin = parse_note(checkpoint.note).text.partition("\n")[0]
         return ServiceProof(
             origin=origin,
             size=checkpoint.size,
             checkpoint=checkpoint.note,
-            keys=await self._keys(service, origin, checkpoint.note),
+            keys=_chain(_changes(service, statements), self.log_keys(origin), checkpoint.note),
             witnesses=(self.signer.vkey, *self.witnesses),
             positions=stated_positions(positions),
             leaves=b64encode(leaves).decode(),
@@ -222,29 +225,55 @@ class PackExport:
 
     async def _is_held(self, service: str, checkpoint: Checkpoint) -> bool:
         """Whether the log still has the tree of a checkpoint of an older epoch."""
-        subtree = await self._subtrees(service, checkpoint.size)
-        return await asyncio.to_thread(tree_root, size=checkpoint.size, subtree=subtree) == checkpoint.root
-
-    async def _keys(self, service: str, origin: str, note: str) -> list[VouchedKey]:
-        """The keys of the log from its first one up to that which signed the note."""
-        rows = await self.pool.fetch(
-            "SELECT event FROM traceability.ledger WHERE service = $1 AND name = $2 ORDER BY service_position",
-            service,
-            f"{service}.log-key-rotated",
-        )
-        changes = [msgspec.json.decode(row["event"])["data"] for row in rows]
-        return _chain(changes, self.log_keys(origin), {(line.name, line.hash) for line in parse_note(note).lines})
+        leaves = await self.ledger.leaf_hashes(service, checkpoint.size)
+        if len(leaves) < 32 * checkpoint.size:
+            return False
+        return await asyncio.to_thread(tree_root, size=checkpoint.size, subtree=_subtrees(leaves)) == checkpoint.root
 
 
-def _chain(
-    changes: Sequence[Mapping[str, Any]], known: Sequence[VerifierKey], signers: Collection[tuple[str, bytes]]
-) -> list[VouchedKey]:
-    first = [changes[0]["old_key"]] if changes else list(map(str, known[:1]))
-    keys = [VouchedKey(vkey=key, rotation=None) for key in first]
-    keys += [VouchedKey(vkey=change["new_key"], rotation=change["signature"]) for change in changes]
-    parsed = [VerifierKey.parse(key.vkey) for key in keys]
-    last = max((at for at, key in enumerate(parsed) if (key.name, key.hash) in signers), default=len(keys) - 1)
-    return keys[: last + 1]
+def _person(subject: bytes) -> str:
+    return person_stream(msgspec.json.decode(subject))
+
+
+def _subtrees(leaves: bytes | bytearray) -> Callable[[int, int], bytes]:
+    """The complete subtrees over these leaf hashes."""
+
+    def subtree(level: int, number: int) -> bytes:
+        first, last = 32 * (number << level), 32 * ((number + 1) << level)
+        return root_of([bytes(leaves[at : at + 32]) for at in range(first, last, 32)])
+
+    return subtree
+
+
+def _changes(service: str, statements: Sequence[bytes]) -> list[Rotation]:
+    """The changes of keys among them; what cannot be read as one is the verifier's to judge."""
+    told = []
+    for raw in statements:
+        with contextlib.suppress(msgspec.MsgspecError):
+            told.append(_changed.decode(raw))
+    return [one.data for one in told if one.name == f"{service}.log-key-rotated"]
+
+
+def _chain(changes: Sequence[Rotation], known: Sequence[VerifierKey], note: str) -> list[VouchedKey]:
+    """The key that signed the note, and before it each one that introduced the next."""
+    keys = [*map(str, known), *(key for change in changes for key in (change.old_key, change.new_key))]
+    lines = parse_note(note).lines
+    introduced = {change.new_key: change for change in changes}
+    chain: list[VouchedKey] = []
+    key = next((key for key in keys if any(_signs(key, line) for line in lines)), keys[0] if keys else None)
+    while key is not None:
+        change = introduced.pop(key, None)
+        chain.append(VouchedKey(vkey=key, rotation=None if change is None else change.signature))
+        key = None if change is None else change.old_key
+    return chain[::-1]
+
+
+def _signs(key: str, line: SignatureLine) -> bool:
+    try:
+        parsed = VerifierKey.parse(key)
+    except MalformedKey:
+        return False
+    return (parsed.name, parsed.hash) == (line.name, line.hash)
 
 
 def _plain(person: Mapping[str, str]) -> dict[str, str]:

@@ -6,17 +6,23 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from services.traceability.ledger import Ledger
 from services.traceability.main import MIGRATIONS
+from shared.cloud_event import recorded_event
 from shared.event import RecordedEvent, leaf_hash_of
 from shared.feed import HoleInFeed, Pulse
+from shared.log.row_check import EventAltered
 from shared.projection import NotThereYet
 from shared.runtime import migrate_service
 from tests.house import fresh_database
+from tests.shared.log.sealed_store import until
+from tests.verifier.pack_maker import written
 
 
 @dataclass
@@ -30,13 +36,14 @@ class MemoryFeed:
         """More events of the service."""
         events = self.events.setdefault(service, [])
         for position in range(len(events) + 1, len(events) + count + 1):
-            raw = f'{{"service":"{service}","position":{position}}}'.encode()
-            events.append(
-                RecordedEvent(
-                    service=service, position=position, stream=f"a:s/{position}", version=1, name=f"{service}.happened",
-                    system="s", recorded_at=datetime(2026, 1, 1, tzinfo=UTC), leaf_hash=leaf_hash_of(raw), raw=raw,
-                )
+            raw = written(
+                {
+                    "service": service, "position": position, "recorded_at": "2026-01-01T00:00:00.000000Z", "system": "s",
+                    "id": f"{position}", "stream": f"a:s/{position}", "version": 1, "name": f"{service}.happened",
+                    "correlation": "",
+                }
             )  # fmt: skip
+            events.append(recorded_event(raw, service=service, position=position))
 
     async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
         found = [event for event in self.events.get(service, []) if event.position > after]
@@ -69,6 +76,15 @@ def ledger_on(pool: asyncpg.Pool, feed: MemoryFeed) -> Ledger:
     return Ledger(pool=pool, feed=feed, sources=("requirements", "drift"), timeout_s=0.2)
 
 
+async def has_reached(ledger: Ledger, positions: dict[str, int]) -> None:
+    """Waits until the ledger holds so much of each service."""
+
+    async def reached() -> bool:
+        return await ledger.positions() == positions
+
+    await until(reached)
+
+
 async def test_three_replicas_side_by_side_write_every_event_once(pool: asyncpg.Pool) -> None:
     """Positions have no holes, and each service is in its own order."""
     feed = MemoryFeed()
@@ -95,6 +111,35 @@ async def test_a_hole_stops_its_service_until_it_is_filled_and_no_other(pool: as
     feed.held_back.clear()
     await ledger.catch_up()
     assert await ledger.positions() == {"requirements": 5, "drift": 4}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"system": "other"},
+        {"stream": "a:other/2"},
+        {"name": "requirements.forgotten"},
+        {"recorded_at": datetime(2020, 1, 1, tzinfo=UTC)},
+        {"leaf_hash": "0" * 64},
+        {"raw": b"{}"},
+    ],
+)
+async def test_an_event_whose_columns_are_not_its_bytes_is_refused(pool: asyncpg.Pool, change: dict[str, Any]) -> None:
+    """Somebody changed its row in the store: the ledger takes nothing of it, goes on in all others, and later here too."""
+    feed = MemoryFeed()
+    feed.add("requirements", 2)
+    feed.add("drift", 1)
+    true = feed.events["requirements"][1]
+    feed.events["requirements"][1] = msgspec.structs.replace(true, **change)
+    ledger = ledger_on(pool, feed)
+    following = asyncio.create_task(ledger.run())
+    await has_reached(ledger, {"requirements": 1, "drift": 1})
+    with pytest.raises(EventAltered) as refused:
+        await ledger.advance("requirements")
+    assert (refused.value.position, await ledger.positions()) == (2, {"requirements": 1, "drift": 1})
+    feed.events["requirements"][1] = true
+    await has_reached(ledger, {"requirements": 2, "drift": 1})
+    following.cancel()
 
 
 async def test_waiting_for_what_does_not_come_ends_with_a_typed_error(pool: asyncpg.Pool) -> None:
