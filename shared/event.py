@@ -164,6 +164,10 @@ class UnknownEventName(Invalid):
     """A stored name or schema that this service does not know: kept and shown, never imported and never dropped."""
 
 
+class EventTooLarge(Invalid):
+    """The event would not fit into an entry of its log, and nobody could fetch the bundle that it lies in."""
+
+
 class FactNotWritable(Invalid):
     """The fact holds something that its bytes cannot tell, a NaN for example."""
 
@@ -173,6 +177,18 @@ def _unwritable(name: str, rule: str) -> FactNotWritable:
         f"This {name} cannot be written down: {rule}.",
         why="An event is its bytes, and they never change; so they must tell all of it.",
         next_step="Send finite numbers and the types that the API document names.",
+    )
+
+
+RECORD_BYTES_MAX = 65_535 - 500
+"""An entry of a log (C2SP tlog-tiles) tells its length in two bytes; what the store stamps takes less than 500 of them."""
+
+
+def _too_large(name: str, size: int) -> EventTooLarge:
+    return EventTooLarge(
+        f"This {name} has {size:,} bytes, and an event can have {RECORD_BYTES_MAX:,}.",
+        why="Every event is an entry of its service's log, and an entry tells its length in two bytes (C2SP tlog-tiles).",
+        next_step="Put what is large into an evidence file; the event carries its digest and length.",
     )
 
 
@@ -199,11 +215,14 @@ class EventMapper(Mapper[str]):
         if not isinstance(domain_event, Event) or domain_event.name not in self._types:
             raise UnknownEventName(f"{domain_event!r} is no event of this service.")
         self._require_return(domain_event)
+        state = _encoder.encode(domain_event)
+        if len(state) > RECORD_BYTES_MAX:
+            raise _too_large(domain_event.name, len(state))
         return StoredEvent(
             originator_id=domain_event.stream,
             originator_version=domain_event.version,
             topic=domain_event.name,
-            state=_encoder.encode(domain_event),
+            state=state,
         )
 
     def _require_return(self, event: Event) -> None:

@@ -14,9 +14,11 @@ from eventsourcing.persistence import StoredEvent
 from hypothesis import given, strategies as st
 
 from shared.event import (
+    RECORD_BYTES_MAX,
     Actor,
     Event,
     EventMapper,
+    EventTooLarge,
     Fact,
     FactNotWritable,
     Signature,
@@ -29,6 +31,7 @@ from shared.event import (
     stream_of,
     system_of,
 )
+from shared.log.tile_paths import ENTRY_BYTES_MAX
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 ACTOR = Actor(subject="person-1", kind="person", issuer="https://issuer.test", auth_time=NOW, name_commitment="a" * 64)
@@ -277,3 +280,25 @@ def test_streams_are_named_in_one_way() -> None:
     assert stream_of(kind="requirement", system="flight-delay", key="REQ-1") == "requirement:flight-delay/REQ-1"
     assert stream_of(kind="ai-system", system="flight-delay") == "ai-system:flight-delay"
     assert stream_of(kind="log", system=None, key="requirements") == "log::requirements"
+
+
+def test_what_no_entry_of_a_log_can_hold_is_refused() -> None:
+    """One byte more than fits; and the largest stamps that the store can write fit into what is left for them."""
+    mapper = EventMapper([Measured])
+
+    def event(length: int) -> Event:
+        return Event(
+            id="e", stream="run:s/R", version=1, name=Measured.TOPIC, schema=1, actor=ACTOR, reason="r",
+            correlation="c", causation=None, data=Measured(metric="m" * length, value=0.5),
+        )  # fmt: skip
+
+    empty = len(mapper.to_stored_event(event(0)).state)
+    assert len(mapper.to_stored_event(event(RECORD_BYTES_MAX - empty)).state) == RECORD_BYTES_MAX
+    with pytest.raises(EventTooLarge, match="65,036 bytes, and an event can have 65,035") as refused:
+        mapper.to_stored_event(event(RECORD_BYTES_MAX - empty + 1))
+    assert "evidence file" in refused.value.next_step
+    stamps = (
+        f'{{"service":"{"s" * 40}","position":{2**63},"recorded_at":"2026-01-01T00:00:00.000000Z","system":"{"s" * 63}",'
+        f'"system_sequence":{2**63},"system_previous":"{"0" * 64}",'
+    )
+    assert len(stamps) + RECORD_BYTES_MAX <= ENTRY_BYTES_MAX
