@@ -136,3 +136,20 @@ def test_evidence_does_not_travel_in_the_clear_unless_that_is_meant() -> None:
         read_settings(clear)
     assert read_settings({**clear, "AWS_ALLOW_HTTP": "true"}).artefacts_plain_http
     assert read_settings({**bucket, "AWS_ENDPOINT_URL": "http://127.0.0.1:9000"}).artefacts_plain_http
+
+
+def test_witnesses_outside_are_read_with_key_and_address() -> None:
+    """With commas between them, as the documents say."""
+    told = read_settings(
+        {"PROOFTRAIL_WITNESSES": "a+00000000+AA https://a.example, b+00000001+AB http://b.example/w ,"}
+    )
+    assert told.witnesses == (("a+00000000+AA", "https://a.example"), ("b+00000001+AB", "http://b.example/w"))
+    assert read_settings({}).witnesses == ()
+
+
+@pytest.mark.parametrize("value", ["https://a.example", "key", "key ftp://a.example", "key https://a.example more"])
+def test_a_witness_without_key_or_address_is_refused(value: str) -> None:
+    """At the start, not at the first checkpoint."""
+    with pytest.raises(InvalidSetting, match="PROOFTRAIL_WITNESSES") as refused:
+        read_settings({"PROOFTRAIL_WITNESSES": value})
+    assert [error.field for error in refused.value.fields] == ["PROOFTRAIL_WITNESSES"]
