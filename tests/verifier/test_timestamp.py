@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -18,6 +19,7 @@ from services.traceability.timestamping import Timestamping
 from shared.log.note import parse_note
 from shared.timestamp import NoTimestamp, timestamp
 from tests.house import TestHouse
+from tests.shared.log.sealed_store import until
 from tests.verifier.pack_maker import small_deployment, unpacked
 from tests.verifier.sealed_house import SealedHouse
 from tests.verifier.time_authority import OPENSSL, TimeAuthority
@@ -140,6 +142,37 @@ async def test_an_authority_that_does_not_stamp_is_said(trouble: str, tmp_path: 
     finally:
         if trouble != "away":
             authority.stop()
+
+
+async def test_an_authority_that_was_away_is_asked_again(
+    house: TestHouse, authority: TimeAuthority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trouble is told once, nothing else waits, and the newest checkpoints are stamped when it is back."""
+    ada = house.client("Ada Author")
+    await ada.post("/v1/systems", key="own", name="Own", intended_use="tests", risk_class="limited")
+    sealed = SealedHouse(house)
+    await sealed.seal()
+    timestamping = Timestamping(pool=sealed.pool, authority=authority.url, every_s=0.02)
+    authority.stop()
+    running = asyncio.create_task(timestamping.run())
+
+    def told() -> list[str]:
+        return [record.message for record in caplog.records if "wait for their time stamp" in record.message]
+
+    async def stamped_sizes() -> list[int]:
+        return [one.size for one in await timestamping.stamped(service="requirements", after=0, limit=9)]
+
+    try:
+        await until(told)
+        await ada.post("/v1/systems", key="two", name="Two", intended_use="tests", risk_class="limited")
+        await sealed.seal()
+        assert await stamped_sizes() == []
+        assert len(told()) == 1
+    finally:
+        authority.begin()
+    await until(stamped_sizes)
+    assert await stamped_sizes() == [sealed.seals[-1]["requirements"]]
+    running.cancel()
 
 
 async def test_a_log_that_grew_is_stamped_once_and_handed_out(house: TestHouse, authority: TimeAuthority) -> None:

@@ -44,8 +44,14 @@ class TimeAuthority:
         self.signer = _issue(folder, "signer", kind=kind, issuer="root", began=began)
         (folder / "openssl.cnf").write_text(CONFIGURATION.format(folder=folder, digests=digests))
         (folder / "serial").write_text("01\n")
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        self._port = 0
+        self.begin()
+        self.url = f"http://127.0.0.1:{self._port}/"
+
+    def begin(self) -> None:
+        """Answers, again at the same address."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
+        self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
 
