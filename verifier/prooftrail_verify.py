@@ -836,6 +836,8 @@ class Order:
         if missing is not None:
             raise self._failure(missing, Code.ORDER, "the event is missing")
         count, _, position = self._head()
+        if position > covered.position:
+            raise self._failure(position, Code.ORDER, "the event lies beyond the position up to which the pack goes")
         if count != covered.count:
             what = f"{count} events are here, and the manifest says {covered.count}"
             until = covered.position if count < covered.count else None

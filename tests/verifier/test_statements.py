@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.verifier.pack_maker import SYSTEM, Deployment, Service, Signer, small_deployment
+from tests.verifier.pack_maker import SYSTEM, Deployment, Service, Signer, packed, small_deployment
 from tests.verifier.test_attacks import attacked, checked, deployment, found
 from verifier.prooftrail_verify import Code, Pins, parse_key, verify
 
@@ -172,3 +172,18 @@ def test_a_recovery_gives_up_nothing_of_its_own_epoch(deployment: Deployment, at
         deployment.seal()
         kept = other.checkpoint(witnesses=[], size=size)
         assert found(checked(deployment, checkpoints=[kept]))[0] is Code.FORK
+
+
+def test_what_a_log_states_is_shown_beyond_the_position_of_a_pack_and_nothing_else(
+    deployment: Deployment, attacked: Service
+) -> None:
+    """The checkpoint may be later than the pack, and signed by a key that was introduced in between."""
+    attacked.rotate(Signer("acme/requirements", "second"))
+    deployment.seal()
+    for stated, expected in (("10 6 ", None), ("9 6 ", None), ("8 6 ", (Code.ORDER, "requirements", 9, None))):
+        files = deployment.members(SYSTEM)
+        text = deployment.manifest(SYSTEM, files).decode().rpartition("\n\n")[0] + "\n"
+        assert "requirements 10 6 " in text
+        text = text.replace("requirements 10 6 ", f"requirements {stated}")
+        report = checked(deployment, packed({**files, "manifest": deployment.witness.note(text).encode()}))
+        assert (expected is None and report.code is Code.PROVEN) or found(report) == expected, report.text()
