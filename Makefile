@@ -88,6 +88,11 @@ killed: ## Kill erase, backup, restore and move at each of their steps (make tes
 	@scripts/install run demo flights dev
 	@DATA_STEPS=all $(python) -m pytest --quiet tests/test_data_killed.py
 
+.PHONY: flips
+flips: ## Turn each bit of each byte of packs that a house exported (make test turns some)
+	@scripts/install run demo flights dev
+	@FLIP_EVERY=1 $(python) -m pytest --quiet tests/verifier/test_damage.py -k exported_pack
+
 .PHONY: leaving
 leaving: ## Tell each service in turn to end under load (make test does it to one)
 	@scripts/install run demo flights dev

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 
 import pytest
 
 from tests.verifier.pack_maker import SYSTEM, Deployment, packed, small_deployment, unpacked
+from tests.verifier.sealed_house import SealedHouse
+from tests.verifier.test_export import exported, sealed
 from verifier.prooftrail_verify import Code, Pins, parse_key, verify
 
+__all__ = ["sealed"]
+
 HOLDS = (Code.PROVEN, Code.UNPINNED)
+FLIP_EVERY = int(os.environ.get("FLIP_EVERY", "29"))
+FLIP_SEED = int(os.environ.get("FLIP_SEED", "7"))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,21 @@ def test_every_changed_byte_is_noticed(deployment: Deployment, pins: Pins, syste
         pack[at] ^= 1 << at % 8
     assert survivors == []
     assert verify(io.BytesIO(pack), pins).code is Code.PROVEN
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["everything", "one system"])
+async def test_every_changed_byte_of_an_exported_pack_is_noticed(sealed: SealedHouse, whole: bool) -> None:
+    """The same on packs that a running house wrote; `make flips` tries each bit of each byte, this every so many bytes."""
+    pack = bytearray((await sealed.exported()).getvalue() if whole else await exported(sealed))
+    pins, survivors = sealed.pins, []
+    assert verify(io.BytesIO(pack), pins).code is Code.PROVEN
+    for at in range(random.Random(FLIP_SEED).randrange(FLIP_EVERY), len(pack), FLIP_EVERY):
+        for bit in range(8) if FLIP_EVERY == 1 else (at % 8,):
+            pack[at] ^= 1 << bit
+            if verify(io.BytesIO(pack), pins).code in HOLDS:
+                survivors.append((at, bit))
+            pack[at] ^= 1 << bit
+    assert survivors == []
 
 
 def test_every_changed_byte_is_noticed_without_a_pinned_key(deployment: Deployment) -> None:
