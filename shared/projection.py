@@ -61,7 +61,8 @@ class NotThereYet(Unavailable):
 
 POISON = (
     ProoftrailError, ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
-    asyncpg.DataError, asyncpg.IntegrityConstraintViolationError,
+    asyncpg.CardinalityViolationError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
 )  # fmt: skip
 """What an event makes a reader raise. Anything else comes from the surroundings and may pass, so the event is tried again."""
 

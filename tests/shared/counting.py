@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -15,6 +16,7 @@ from shared.event_store import IdempotencyKey, PostgresEventStore, Receipt
 
 SOURCES = ("requirements", "releases")
 READER = "drift"
+TOO_LONG_FOR_AN_INDEX = random.Random(1).randbytes(20_000).hex()
 ACTOR = Actor(subject="person-1", kind="person", issuer="https://issuer.test")
 
 
@@ -139,6 +141,10 @@ async def poison(effects: Effects, how: str) -> None:
         await effects.execute("INSERT INTO tally VALUES ('x', $1, 1)", "\x00")
     if how == "integrity":
         await effects.execute("INSERT INTO single VALUES (1)")
+    if how == "limit":
+        await effects.execute("INSERT INTO tally VALUES ('x', $1, 1)", TOO_LONG_FOR_AN_INDEX)
+    if how == "cardinality":
+        await effects.execute("INSERT INTO tally VALUES ('x', (SELECT unnest(ARRAY['y', 'z'])), 1)")
 
 
 POISONS = (
@@ -152,4 +158,6 @@ POISONS = (
     "argument",
     "data",
     "integrity",
+    "limit",
+    "cardinality",
 )
