@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from shared.runtime import migrate_service
 from tests.house import fresh_database
 
 SERVICE = "requirements"
+REPLICAS = 8
 
 
 class Counted(Fact, frozen=True, kw_only=True):
@@ -66,6 +68,24 @@ async def store(request: pytest.FixtureRequest, server_url: str) -> AsyncIterato
         await migrate_service(url, service=SERVICE)
         async with asyncpg.create_pool(url, min_size=1, max_size=10) as pool:
             yield PostgresEventStore(pool=pool, service=SERVICE, mapper=MAPPER)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def replicas(request: pytest.FixtureRequest, server_url: str) -> AsyncIterator[Sequence[EventStore]]:
+    """One store as several processes reach it: nothing in common but the database. Memory is only ever in one process."""
+    if request.param == "memory":
+        yield [MemoryEventStore(service=SERVICE, mapper=MAPPER, clock=lambda: datetime.now(UTC))] * REPLICAS
+        return
+    async with fresh_database(server_url) as url, contextlib.AsyncExitStack() as pools:
+        await migrate_service(url, service=SERVICE)
+        yield [
+            PostgresEventStore(
+                pool=await pools.enter_async_context(asyncpg.create_pool(url, min_size=2, max_size=2)),
+                service=SERVICE,
+                mapper=MAPPER,
+            )
+            for _ in range(REPLICAS)
+        ]
 
 
 async def test_what_was_appended_is_loaded_again(store: EventStore) -> None:
@@ -143,41 +163,67 @@ async def test_a_command_without_events_is_answered_too(store: EventStore) -> No
     assert await store.answer(key) == receipt
 
 
-async def test_a_tail_reader_misses_nothing_while_eight_writers_append(store: EventStore) -> None:
-    """Positions have no holes in commit order, also when one writer saves 300 events at a time."""
+async def test_a_tail_reader_misses_nothing_while_eight_writers_append(replicas: Sequence[EventStore]) -> None:
+    """Positions have no holes in commit order and one chain, also when one writer saves 300 events at a time."""
     seen: list[RecordedEvent] = []
+    seen_on_the_way = 0
     done = asyncio.Event()
 
-    async def write(writer: int) -> None:
+    async def write(writer: int, store: EventStore) -> None:
         batch = 300 if writer == 0 else 1
         for number in range(4 if writer == 0 else 40):
             events = [counted(f"a:s/{writer}", number * batch + one + 1) for one in range(batch)]
             await store.append(events, record=f"a:s/{writer}", version=events[-1].version, key=None)
+            await asyncio.sleep(0)  # memory never waits by itself
 
-    async def tail() -> None:
+    async def tail(store: EventStore) -> None:
+        nonlocal seen_on_the_way
+        chosen = random.Random(1)
         while not (done.is_set() and len(seen) == await store.head()):
-            seen.extend(
-                await store.read(after=seen[-1].position if seen else 0, limit=random.Random(1).randint(1, 500))
-            )
+            seen.extend(await store.read(after=seen[-1].position if seen else 0, limit=chosen.randint(1, 500)))
+            seen_on_the_way += len(seen) > 0 and not done.is_set()
             await asyncio.sleep(0)
 
-    reader = asyncio.create_task(tail())
-    await asyncio.gather(*(write(writer) for writer in range(8)))
+    reader = asyncio.create_task(tail(replicas[0]))
+    await asyncio.gather(*(write(writer, store) for writer, store in enumerate(replicas)))
     done.set()
     await asyncio.wait_for(reader, 60)
-    assert [event.position for event in seen] == list(range(1, 4 * 300 + 7 * 40 + 1))
+    count = 4 * 300 + 7 * 40
+    assert [event.position for event in seen] == list(range(1, count + 1))
+    assert seen_on_the_way > 0, "the reader came only when all was written"
     times = [event.recorded_at for event in seen]
     assert times == sorted(times)
+    assert [event.content()["system_sequence"] for event in seen] == list(range(1, count + 1))
+    previous = [event.content()["system_previous"] for event in seen]
+    assert previous == [None, *(event.leaf_hash for event in seen[:-1])]
 
 
-async def test_one_of_two_racing_writers_loses(store: EventStore) -> None:
-    """The same version of a stream is given once."""
+async def test_a_key_that_all_replicas_are_asked_for_at_once_is_carried_out_once(
+    replicas: Sequence[EventStore],
+) -> None:
+    """A client that has no patience repeats its request elsewhere: one stores it, the others find its answer."""
+    key = IdempotencyKey(subject="person-1", key="k", fingerprint="f")
     results = await asyncio.gather(
-        *(store.append([counted("a:s/1", 1, n)], record="a:s/1", version=1, key=None) for n in range(8)),
+        *(store.append([counted("a:s/1", 1)], record="a:s/1", version=1, key=key) for store in replicas),
         return_exceptions=True,
     )
-    assert sum(isinstance(result, VersionConflict) for result in results) == 7
-    assert await store.head() == 1
+    receipts = [result.receipt if isinstance(result, AnsweredBefore) else result for result in results]
+    assert sum(isinstance(result, AnsweredBefore) for result in results) == len(replicas) - 1
+    assert receipts == [await replicas[0].answer(key)] * len(replicas)
+    assert await replicas[0].head() == 1
+
+
+async def test_one_of_the_racing_writers_wins(replicas: Sequence[EventStore]) -> None:
+    """The same version of a stream is given once."""
+    results = await asyncio.gather(
+        *(
+            store.append([counted("a:s/1", 1, n)], record="a:s/1", version=1, key=None)
+            for n, store in enumerate(replicas)
+        ),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(result, VersionConflict) for result in results) == len(replicas) - 1
+    assert await replicas[0].head() == 1
 
 
 async def test_the_table_refuses_change(server_url: str) -> None:
