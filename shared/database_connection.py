@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ ENDED = (
 
 ARGUMENT_CLASSES = frozenset({"22", "23", "54"})
 """SQLSTATE classes that an argument may be the reason of: data exception, integrity violation, program limit exceeded."""
+
+END_SECONDS_MAX = 2.0
 
 Result = TypeVar("Result")
 
@@ -47,6 +50,14 @@ class DatabaseConnection(asyncpg.Connection):  # type: ignore[misc]
 
     async def fetchrow(self, *arguments: Any, **options: Any) -> asyncpg.Record | None:
         return await self._until_ended(super().fetchrow(*arguments, **options))
+
+    async def copy_records_to_table(self, *arguments: Any, **options: Any) -> str:
+        return await self._until_ended(super().copy_records_to_table(*arguments, **options))
+
+    async def end(self) -> None:
+        """Ends it, whether the server answers or not. Raises nothing: a cancellation that is on its way stays what it is."""
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await self.close(timeout=END_SECONDS_MAX)
 
     async def _until_ended(self, statement: Awaitable[Result]) -> Result:
         try:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import asyncpg
 
+from shared.database_connection import DatabaseConnection
 from shared.event import RecordedEvent
 from shared.event_store import read_events, read_head
 
@@ -138,14 +139,14 @@ class StoreFeed:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _listen_once(self) -> None:
-        connection = await asyncpg.connect(self._dsn)
+        connection = await asyncpg.connect(self._dsn, connection_class=DatabaseConnection)
         closed = asyncio.Event()
         connection.add_termination_listener(lambda _: closed.set())
         try:
             await connection.add_listener("prooftrail_appended", self._wake)
             await closed.wait()
         finally:
-            await connection.close(timeout=2)
+            await connection.end()
 
     def _wake(self, _connection: object, _process: int, _channel: str, payload: str) -> None:
         service, _, position = payload.partition(":")

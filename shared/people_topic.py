@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import asyncpg
 import msgspec
 
+from shared.database_connection import DatabaseConnection
 from shared.directory import Person, PersonChange, changes_of
 from shared.kafka_client import (
     KafkaAway,
@@ -94,7 +95,9 @@ class PeopleRelay:
 
     async def _lead(self) -> None:
         connection = await asyncpg.connect(
-            self._dsn, server_settings={"application_name": f"prooftrail names {self._service}"}
+            self._dsn,
+            connection_class=DatabaseConnection,
+            server_settings={"application_name": f"prooftrail names {self._service}"},
         )
         threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"names {self._service}")
         topics, producer = Topics.of(self._kafka, self._patience), None

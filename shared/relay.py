@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import asyncpg
 import msgspec
 
+from shared.database_connection import DatabaseConnection
 from shared.event_sender import EventSender, Sent, StoredEvent, TopicReplaced
 from shared.feed import Feed
 from shared.figures import RELAY_AGE, RELAY_BACKLOG
@@ -107,6 +108,7 @@ class Relay:
         """Waits until no other relay of the service leads; leads while the block runs."""
         connection = await asyncpg.connect(
             self._dsn,
+            connection_class=DatabaseConnection,
             timeout=self._pace.database_s,
             command_timeout=self._pace.database_s,
             # A position that a crash of the database forgets costs a repetition, not an event.

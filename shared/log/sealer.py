@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from shared.database_connection import DatabaseConnection
 from shared.errors import Conflict, ProoftrailError
 from shared.feed import Feed
 from shared.log.checkpoint import parse_checkpoint
@@ -139,14 +140,16 @@ class Sealer:
     async def alone(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection that holds the lock of this service's sealer; waits for it without a running statement."""
         connection = await asyncpg.connect(
-            self._dsn, server_settings={"application_name": f"prooftrail {self.service} sealer"}
+            self._dsn,
+            connection_class=DatabaseConnection,
+            server_settings={"application_name": f"prooftrail {self.service} sealer"},
         )
         try:
             while not await _locked(connection, f"{self.service}.sealer"):  # noqa: ASYNC110 -- the lock is another process's
                 await asyncio.sleep(self._pace.standby_s)
             yield connection
         finally:
-            await connection.close(timeout=2)
+            await connection.end()
 
     async def _seal_for_ever(self, connection: asyncpg.Connection) -> None:
         latest = await self._resume(connection)
@@ -294,7 +297,7 @@ class Sealer:
             _log.error("%s is not being sealed: %s %s %s", self.service, refusal.what, refusal.why, refusal.next_step)
         self.refusal = refusal
         with contextlib.suppress(*DATABASE_AWAY):
-            connection = await asyncpg.connect(self._dsn)
+            connection = await asyncpg.connect(self._dsn, connection_class=DatabaseConnection)
             try:
                 await connection.execute(
                     f"INSERT INTO {self.service}.log_refusal (reason, what, why, next_step) VALUES ($1, $2, $3, $4)"
@@ -305,7 +308,7 @@ class Sealer:
                     refusal.next_step,
                 )
             finally:
-                await connection.close(timeout=2)
+                await connection.end()
 
     async def _go_on(self, connection: asyncpg.Connection) -> None:
         """Nothing speaks against sealing (any more)."""

@@ -22,6 +22,7 @@ from datetime import datetime
 import asyncpg
 from opentelemetry import metrics
 
+from shared.database_connection import DatabaseConnection
 from shared.errors import ProoftrailError
 from shared.event import Actor, RecordedEvent
 from shared.figures import Figure
@@ -120,6 +121,7 @@ class WebhookDelivery:
         """Waits until no other process delivers, then does, while there are webhooks."""
         connection = await asyncpg.connect(
             self._dsn,
+            connection_class=DatabaseConnection,
             timeout=DATABASE_SECONDS_MAX,
             command_timeout=DATABASE_SECONDS_MAX,
             # A position that a crash of the database forgets costs a repetition, not an event.

@@ -22,6 +22,8 @@ class CuttableLine:
     url: str
     cut_at: Where | None = None
     refuses: bool = False
+    hides_the_end: bool = False
+    """The server's last word arrives, and then nothing: as if the end of its stream were still on the way."""
     cuts: int = 0
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -39,7 +41,8 @@ class CuttableLine:
                 if self.cut_at == kind and (kind == "request" or data.endswith(READY_FOR_QUERY)):
                     self.cut()
                 writer.write(data)
-        writer.close()
+        if not (self.hides_the_end and kind == "answer"):
+            writer.close()
 
     def cut(self) -> None:
         """Ends every connection now."""
