@@ -75,13 +75,14 @@ openapi: ## Write docs/openapi.json from the code
 .PHONY: simulate
 simulate: ## Try thousands of schedules of deliveries, crashes and rebuilds (SEED=n plays one again)
 	@scripts/install run demo flights dev
-	@SIMULATION_SEEDS=$${SIMULATION_SEEDS:-1000} $(if $(SEED),SIMULATION_SEED=$(SEED)) \
-		$(python) -m pytest --quiet -k schedule tests/simulation
+	@SIMULATION_SEEDS=$${SIMULATION_SEEDS:-4000} $(if $(SEED),SIMULATION_SEED=$(SEED)) \
+		$(python) -m pytest --quiet -n auto --maxprocesses 4 -k test_any_schedule tests/simulation
 
 .PHONY: faults
-faults: ## Break lines, processes and PostgreSQL while commands are appended (FAULT_SEEDS=500 for more)
+faults: ## Break lines, processes and PostgreSQL while events are appended, projected and sealed (FAULT_SEEDS=500 for more)
 	@scripts/install run demo flights dev
-	@FAULT_SEEDS=$${FAULT_SEEDS:-50} $(python) -m pytest --quiet tests/simulation/test_append_faults.py
+	@FAULT_SEEDS=$${FAULT_SEEDS:-50} $(python) -m pytest --quiet -n auto --maxprocesses 4 \
+		tests/simulation/test_append_faults.py tests/shared/test_projecting_killed.py tests/shared/log/test_sealing_killed.py
 
 .PHONY: killed
 killed: ## Kill erase, backup, restore and move at each of their steps (make test does it at some)
