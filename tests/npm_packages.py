@@ -71,7 +71,7 @@ def _install(npm: str, pins: list[Path], folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def skip_loudly(request: pytest.FixtureRequest, *, what: str, reason: CannotRun) -> NoReturn:
+def skip_loudly(request: pytest.FixtureRequest, *, what: str, reason: CannotRun | str) -> NoReturn:
     """Skips with one line that nobody overlooks; in CI a skip is a failure."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what}: {reason}", pytrace=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import random
 import subprocess
@@ -15,7 +17,10 @@ import pytest
 from shared.embedded_postgres import EmbeddedPostgres
 from shared.errors import ProoftrailError, Unavailable
 from shared.runtime import migrate_service
-from tests.shared.counting import SOURCES, Counted, Counter, event_of
+from tests.npm_packages import skip_loudly
+from tests.shared.counting import READER, Counted, Counter, event_of
+from tests.shared.followers import following
+from tests.shared.log.sealed_store import SERVICE
 
 DISK_MEGABYTES = 120
 BALLAST_MEGABYTES = 30
@@ -24,7 +29,7 @@ REASON = random.Random(1).randbytes(20_000).hex()
 
 
 @pytest.fixture
-def small_disk() -> Iterator[Path]:
+def small_disk(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system of its own that PostgreSQL can fill; needs root to mount it."""
     with tempfile.TemporaryDirectory(prefix="prooftrail-test-") as parent:
         Path(parent).chmod(0o755)  # as root the server runs under another account
@@ -32,35 +37,44 @@ def small_disk() -> Iterator[Path]:
         folder.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m,mode=755", "tmpfs", str(folder)]
         if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-            pytest.skip("NOT TESTED on a full disk: mounting a small file system needs root")
+            skip_loudly(request, what="on a full disk", reason="mounting a small file system needs root")
         try:
             yield folder
         finally:
             subprocess.run(["umount", folder], check=True)
 
 
-async def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path) -> None:
-    """Appends go on until the disk is full, are refused, and go on when something else gives space back."""
+async def test_a_full_disk_loses_nothing_that_was_acknowledged(small_disk: Path, tmp_path: Path) -> None:
+    """Appends go on until the disk is full, are refused, and go on when something else gives space back; so do those who follow."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(BALLAST_MEGABYTES << 20))
-    with EmbeddedPostgres.start(small_disk / "server") as server:
-        await migrate_service(server.dsn, service=SOURCES[0])
-        async with asyncpg.create_pool(server.dsn, min_size=1, max_size=2) as pool:
-            acknowledged, refusal = await _append_until_refused(pool)
-            assert acknowledged, "the disk was full before the first event"
-            assert isinstance(refusal, Unavailable), refusal
-    ballast.unlink()
-    with EmbeddedPostgres.start(small_disk / "server") as server:
-        async with asyncpg.create_pool(server.dsn, min_size=1, max_size=2) as pool:
-            store = Counter(pool=pool).store
-            events = await store.read(after=0, limit=20_000)
-            assert [event.position for event in events] == list(range(1, len(events) + 1))
-            stored = {event.stream for event in events}
-            assert acknowledged <= stored
-            assert len(stored - acknowledged) <= 1, "more is there than was acknowledged or being written"
-            event = event_of(Counted(number=1), stream="counter:s/after", version=1)
-            receipt = await store.append([event], record=event.stream, version=1, key=None)
-            assert receipt.events[0].position == len(events) + 1
+    with contextlib.ExitStack() as server:
+        url = server.enter_context(EmbeddedPostgres.start(small_disk / "server")).dsn
+        for service in (SERVICE, READER):
+            await migrate_service(url, service=service)
+        async with following(url, tmp_path) as followers:
+            async with asyncpg.create_pool(url, min_size=1, max_size=2) as pool:
+                acknowledged, refusal = await _append_until_refused(pool)
+                assert acknowledged, "the disk was full before the first event"
+                assert isinstance(refusal, Unavailable), refusal
+            await asyncio.to_thread(server.close)
+            ballast.unlink()
+            server.enter_context(await asyncio.to_thread(EmbeddedPostgres.start, small_disk / "server"))
+            await _require_all_and_go_on(url, acknowledged)
+            await followers.require_everything()
+
+
+async def _require_all_and_go_on(url: str, acknowledged: set[str]) -> None:
+    async with asyncpg.create_pool(url, min_size=1, max_size=2) as pool:
+        store = Counter(pool=pool).store
+        events = await store.read(after=0, limit=20_000)
+        assert [event.position for event in events] == list(range(1, len(events) + 1))
+        stored = {event.stream for event in events}
+        assert acknowledged <= stored
+        assert len(stored - acknowledged) <= 1, "more is there than was acknowledged or being written"
+        event = event_of(Counted(number=1), stream="counter:s/after", version=1)
+        receipt = await store.append([event], record=event.stream, version=1, key=None)
+        assert receipt.events[0].position == len(events) + 1
 
 
 async def _append_until_refused(pool: asyncpg.Pool) -> tuple[set[str], Exception]:

@@ -88,6 +88,12 @@ class Book:
         return promised
 
 
+def numbers_of(seed: int) -> range:
+    """The numbers of the commands and events of one round."""
+    first = seed * CLIENTS * COMMANDS * EVENTS_MAX + 1
+    return range(first, first + CLIENTS * COMMANDS * EVENTS_MAX)
+
+
 async def carry_out(store: PostgresEventStore, book: Book, wish: Wish) -> None:
     """Wishes, and notes the answer; says nothing if there was none."""
     book.wish(wish)

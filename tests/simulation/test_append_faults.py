@@ -6,12 +6,15 @@ FAULT_SEEDS says how many seeds; `make faults` tries many. A failing seed is in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import random
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -19,14 +22,30 @@ import pytest
 
 from shared.embedded_postgres import EmbeddedPostgres
 from shared.event_store import PostgresEventStore
+from shared.log.kept_folder import no_step
 from shared.runtime import migrate_service, open_pool
 from tests.house import fresh_database
 from tests.serving import CHECKOUT
-from tests.shared.counting import MAPPER
+from tests.shared.counting import MAPPER, READER
 from tests.shared.cuttable import CuttableLine, cuttable
-from tests.simulation.append_clients import SERVICE, Book, append_much, complaints, stored
+from tests.shared.followers import following
+from tests.shared.log.sealed_store import until
+from tests.simulation.append_clients import (
+    CLIENTS,
+    COMMANDS,
+    SERVICE,
+    Book,
+    append_much,
+    complaints,
+    numbers_of,
+    stored,
+)
+from tests.simulation.seeds import fault_seeds
 
-SEEDS = range(int(os.environ.get("FAULT_SEEDS", "2")))
+SEEDS = fault_seeds(2)
+PATIENCE_S = 60.0
+HOW = (signal.SIGKILL, signal.SIGQUIT, signal.SIGINT)
+AT_WORK = ("append", "project", "seal")
 
 
 @pytest.fixture
@@ -53,10 +72,10 @@ def open_folder() -> Iterator[Path]:
         yield Path(parent)
 
 
-async def append(url: str, book: Book, seed: int) -> None:
+async def append(url: str, book: Book, seed: int, at_step: Callable[[str], None] = no_step) -> None:
     """A round of clients in this process."""
     async with await open_pool(url, connections_max=4, application_name="clients") as pool:
-        store = PostgresEventStore(pool=pool, service=SERVICE, mapper=MAPPER)
+        store = PostgresEventStore(pool=pool, service=SERVICE, mapper=MAPPER, at_step=at_step)
         await append_much(store, book, seed)
         await store.close()
 
@@ -86,17 +105,49 @@ async def test_the_process_is_killed_at_a_step(url: str, book: Book, step: str, 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+async def test_one_of_two_processes_is_killed(url: str, book: Book, seed: int) -> None:
+    """They begin at the same moment and change the same streams; nothing breaks for the other one, so it is told everything."""
+    chosen = random.Random(seed)
+    step = chosen.choice(["taking a connection", "before sending", "before telling"])
+    rounds = [3 * seed, 3 * seed + 1, 3 * seed + 2]
+    async with append_lock_held(url) as waiting:
+        killed = await started(url, book, rounds[0], step, chosen.randint(2, 8))
+        other = await started(url, book, rounds[1], "none", 1)
+        await waiting(2)
+    assert [await killed.wait(), await other.wait()] == [-signal.SIGKILL, 0]
+    assert await complaints(url, book) == []
+    assert len(set(book.promises()) & set(numbers_of(rounds[1]))) == CLIENTS * COMMANDS
+    await append(url, book, rounds[2])
+    assert await complaints(url, book) == []
+
+
+@contextlib.asynccontextmanager
+async def append_lock_held(url: str) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """Nobody appends meanwhile; what it gives returns when so many wait to."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"SELECT pg_advisory_lock(hashtext('{SERVICE}.append'))")
+
+    async def waiting(count: int) -> None:
+        statement = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        async with asyncio.timeout(PATIENCE_S):
+            while await connection.fetchval(statement) < count:  # noqa: ASYNC110 -- they are other processes
+                await asyncio.sleep(0.01)
+
+    try:
+        yield waiting
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_the_process_is_killed_while_its_statement_waits_in_the_database(url: str, book: Book, seed: int) -> None:
     """It was sent and is not committed; whether the database still does it is its own affair, but whole or not at all."""
-    holder = await asyncpg.connect(url)
     process = await started(url, book, 2 * seed, "none", 1)
     await promised(book, 1)
-    await holder.execute(f"SELECT pg_advisory_lock(hashtext('{SERVICE}.append'))")
-    while not await holder.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    process.kill()
-    await process.wait()
-    await holder.close()
+    async with append_lock_held(url) as waiting:
+        await waiting(1)
+        process.kill()
+        await process.wait()
     await append(url, book, 2 * seed + 1)
     assert await complaints(url, book) == []
 
@@ -133,20 +184,55 @@ async def _disturb(url: str, line: CuttableLine, book: Book, chosen: random.Rand
     await connection.close()
 
 
+@dataclass
+class Fuse:
+    """Ends the PostgreSQL of the folder at the n-th step that it is told once it is lit."""
+
+    folder: Path
+    how: signal.Signals
+    left: int
+    lit: bool = False
+
+    def __call__(self, _label: str) -> None:
+        self.left -= self.lit
+        if self.lit and self.left == 0:
+            os.kill(int((self.folder / "cluster/data/postmaster.pid").read_text().split()[0]), self.how)
+
+    @property
+    def burnt(self) -> bool:
+        return self.left <= 0
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT, signal.SIGINT], ids=["killed", "immediate", "fast"])
-async def test_postgresql_ends_and_comes_back(book: Book, open_folder: Path, how: signal.Signals, seed: int) -> None:
-    """Killed, or stopped in either hard way, while commits are on their way: it recovers, and the clients go on untold."""
+@pytest.mark.parametrize("how", HOW, ids=["killed", "immediate", "fast"])
+async def test_postgresql_ends_and_comes_back(
+    book: Book, open_folder: Path, tmp_path: Path, how: signal.Signals, seed: int
+) -> None:
+    """Killed, or stopped in either hard way, at a step of appending, projecting or sealing: it recovers, and all of them go on."""
     folder = open_folder / "server"
-    server = EmbeddedPostgres.start(folder)
-    url = server.dsn
-    await migrate_service(url, service=SERVICE)
-    appending = asyncio.create_task(append(url, book, seed))
-    await promised(book, random.Random(seed).randint(5, 60))
-    os.kill(int((folder / "cluster/data/postmaster.pid").read_text().split()[0]), how)
-    await asyncio.to_thread(server.stop)
-    with await asyncio.to_thread(EmbeddedPostgres.start, folder):
-        await appending
-        assert await complaints(url, book) == []
-        await append(url, book, seed + 1_000)
-        assert await complaints(url, book) == []
+    fuse = Fuse(folder, how, left=random.Random(seed).randint(1, 30))
+    told: dict[str, Callable[[str], None]] = dict.fromkeys(AT_WORK, no_step)
+    told[AT_WORK[(seed + HOW.index(how)) % len(AT_WORK)]] = fuse
+    with contextlib.ExitStack() as server:
+        url = server.enter_context(EmbeddedPostgres.start(folder)).dsn
+        for service in (SERVICE, READER):
+            await migrate_service(url, service=service)
+        async with following(url, tmp_path, projecting=told["project"], sealing=told["seal"]) as followers:
+            fuse.lit = True
+            appending = asyncio.create_task(append_until(fuse, url, book, 1_000 * seed, told["append"]))
+            await until(lambda: fuse.burnt)
+            await asyncio.to_thread(server.close)
+            server.enter_context(await asyncio.to_thread(EmbeddedPostgres.start, folder))
+            await appending
+            assert await complaints(url, book) == []
+            await append(url, book, 1_000 * seed + 999)
+            assert await complaints(url, book) == []
+            await followers.require_everything()
+
+
+async def append_until(fuse: Fuse, url: str, book: Book, first: int, at_step: Callable[[str], None]) -> None:
+    """Round after round, until the fuse has burnt down in one of them."""
+    for seed in itertools.count(first):
+        await append(url, book, seed, at_step)
+        if fuse.burnt:
+            return
