@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ from tests.npm_packages import CannotRun, skip_loudly
 
 CHECKOUT = Path(__file__).parents[2]
 PINS = Path(__file__).parent / "npm"
+RELEASED = Path(__file__).parent / "released.binpb"
+"""The protos of the last release: copied from proto/prooftrail.binpb when one is tagged, and never to make a test pass."""
 TIMEOUT_S = 120
 
 
@@ -53,29 +54,14 @@ def test_the_protos_are_lint_clean(modules: Path, tmp_path: Path) -> None:
 
 
 def test_the_protos_break_nobody(modules: Path, tmp_path: Path) -> None:
-    """Against those of the last commits that changed them."""
-    commits = _git("log", "-2", "--diff-filter=AM", "--format=%H", "--", "proto/prooftrail").decode().split()
-    if not commits:
-        pytest.skip("the history of the protos is not here")
-    for commit in commits:
-        before = tmp_path / commit
-        with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "proto/prooftrail"))) as archive:
-            archive.extractall(before, filter="data")
-        assert _run(modules / ".bin" / "buf", "breaking", "proto", "--against", before / "proto") == (0, "")
-
-
-def test_a_break_would_be_noticed(modules: Path, tmp_path: Path) -> None:
-    """A field that goes is one."""
-    for version, field in (("before", "string name = 1;"), ("after", "")):
-        (tmp_path / version).mkdir()
-        (tmp_path / version / "a.proto").write_text(f'syntax = "proto3";\npackage a.v1;\nmessage Thing {{ {field} }}\n')
-    code, said = _run(modules / ".bin" / "buf", "breaking", tmp_path / "after", "--against", tmp_path / "before")
+    """Whoever compiled the protos that were released last, whatever came between; a field that goes is noticed."""
+    buf = modules / ".bin" / "buf"
+    assert _run(buf, "breaking", "proto", "--against", RELEASED) == (0, "")
+    shutil.copytree(CHECKOUT / "proto", tmp_path / "proto")
+    damaged = tmp_path / "proto" / "prooftrail" / "requirements" / "v1" / "requirements.proto"
+    field = "  optional string intended_use = "
+    kept = [line for line in damaged.read_text().splitlines() if not line.startswith(field)]
+    damaged.write_text("\n".join(kept))
+    code, said = _run(buf, "breaking", tmp_path / "proto", "--against", RELEASED)
     assert code != 0
-    assert 'Previously present field "1"' in said
-
-
-def _git(*arguments: str) -> bytes:
-    """Nothing where there is no repository."""
-    safe = f"safe.directory={CHECKOUT}"
-    ended = subprocess.run(["git", "-c", safe, *arguments], cwd=CHECKOUT, capture_output=True, check=False)
-    return ended.stdout if ended.returncode == 0 else b""
+    assert 'with name "intended_use"' in said
