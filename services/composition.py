@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ EMBEDDED_ISSUER = "urn:prooftrail:embedded-issuer"
 DATABASE_SECONDS_MAX = 60.0
 """How long a start waits for the database, and for its schema."""
 DATABASE_POLL_SECONDS = 0.5
+READY_SECONDS_MAX = 2.0
+"""A database that takes longer to give a connection, or to say anything at all, counts as away."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +71,11 @@ class OthersOutOfReach(Unavailable):
 class House:
     """The services that were built, and the application in front of them. `issuer` is None with an issuer of one's own.
 
-    Once `leaving` is set it is not ready any more.
+    `ready` raises why nobody should send requests; once `leaving` is set it always does.
     """
 
     app: FastAPI
+    ready: Callable[[], Awaitable[None]]
     leaving: asyncio.Event
     services: dict[str, Service]
     subscriptions: dict[str, Subscriptions]
@@ -128,9 +132,11 @@ async def offline_house(
             *webhook_routers(runtime, services, subscriptions, webhooks),
         ]
         leaving = asyncio.Event()
-        app = _application(runtime, services, issuer, pool, streams, leaving)
+        ready = partial(_require_ready, pool, leaving)
+        app = _application(runtime, services, issuer, streams, ready)
         yield House(
             app=app,
+            ready=ready,
             leaving=leaving,
             services=services,
             subscriptions=subscriptions,
@@ -352,27 +358,31 @@ def _verifier(settings: Settings, issuer: LocalIssuer | None, client: httpx.Asyn
     )
 
 
+async def _require_ready(pool: asyncpg.Pool, leaving: asyncio.Event) -> None:
+    if leaving.is_set():
+        raise Leaving(
+            "This process is about to end.", why="It was told to.", next_step="Send requests to another replica."
+        )
+    try:
+        # Its own time-outs: one around both would wait until the driver could tell the database to stop.
+        async with pool.acquire(timeout=READY_SECONDS_MAX) as connection:
+            await connection.fetchval("SELECT 1", timeout=READY_SECONDS_MAX)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(
+            "The database does not answer.",
+            why=str(error) or f"It said nothing for {READY_SECONDS_MAX:g} s.",
+            next_step="Try again in a moment.",
+        ) from error
+
+
 def _application(
     runtime: Runtime,
     services: dict[str, Service],
     issuer: LocalIssuer | None,
-    pool: asyncpg.Pool,
     streams: Sequence[APIRouter],
-    leaving: asyncio.Event,
+    ready: Callable[[], Awaitable[None]],
 ) -> FastAPI:
     settings, verifier = runtime.settings, runtime.verifier
-
-    async def ready() -> None:
-        if leaving.is_set():
-            raise Leaving(
-                "This process is about to end.", why="It was told to.", next_step="Send requests to another replica."
-            )
-        try:
-            await pool.fetchval("SELECT 1")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise Unavailable(
-                "The database does not answer.", why=str(error), next_step="Try again in a moment."
-            ) from error
 
     operation = APIRouter(tags=["operation"], responses=PROBLEMS)
     if issuer is not None:

@@ -91,6 +91,7 @@ async def _serve(settings: Settings, database_url: str, names: Sequence[str]) ->
                 services=(*house.services, DEPLOYMENT),
                 streams=stream_calls(house.runtime, house.app, house.subscriptions),
                 drain_s=GRACEFUL_SHUTDOWN_SECONDS,
+                ready=house.ready,
                 leaving=house.leaving,
                 ending=house.end_streams,
             ) as grpc_port,

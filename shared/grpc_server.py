@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -37,6 +37,8 @@ STREAMS_MAX = 1_000
 KEEPALIVE_SECONDS_MIN = 10
 KEEPALIVE_SECONDS = 30
 """How often a silent connection is asked whether anybody is there, and how long it may take to answer."""
+HEALTH_SECONDS = 1.0
+"""How often grpc.health.v1 learns whether the process is ready."""
 
 
 _OPTIONS = [
@@ -78,6 +80,10 @@ def _load() -> None:
             pool.AddSerializedFile(file.SerializeToString())
 
 
+async def _always() -> None:
+    return
+
+
 @contextlib.asynccontextmanager
 async def grpc_serving(
     app: FastAPI,
@@ -87,14 +93,16 @@ async def grpc_serving(
     services: Sequence[str],
     streams: Streams,
     drain_s: float,
+    ready: Callable[[], Awaitable[None]] = _always,
     leaving: asyncio.Event | None = None,
     ending: Callable[[], None] = lambda: None,
     send_s_max: float = SEND_SECONDS_MAX,
 ) -> AsyncIterator[int]:
     """Serves the calls of the named services until the block ends; gives the port.
 
-    Once `leaving` is set, at the end at the latest, it says NOT_SERVING; then `ending` makes the streams end, so that subscribers
-    resume elsewhere. A subscriber that takes nothing for `send_s_max` is cut off.
+    It says NOT_SERVING while `ready` raises, as /readyz does, and for good once `leaving` is set, at the end at the latest; then
+    `ending` makes the streams end, so that subscribers resume elsewhere. A subscriber that takes nothing for `send_s_max` is cut
+    off.
     """
     server = grpc.aio.server(options=_OPTIONS)
     calls = _Calls(app, services=services, streams=streams, send_s_max=send_s_max)
@@ -111,16 +119,40 @@ async def grpc_serving(
             next_step="Set PROOFTRAIL_GRPC_PORT to another port, or 0 for any free one.",
         ) from error
     await server.start()
-    for name in ("", *calls.service_names):
-        await alive.set(name, health_pb2.HealthCheckResponse.SERVING)
-    telling = asyncio.create_task(_tell_leaving(alive, leaving or asyncio.Event()))
+    names = ("", *calls.service_names)
+    await _tell_health(alive, names, ready)
+    telling = [
+        asyncio.create_task(_keep_health(alive, names, ready), name="health of gRPC"),
+        asyncio.create_task(_tell_leaving(alive, leaving or asyncio.Event()), name="leaving of gRPC"),
+    ]
     try:
         yield bound
     finally:
-        telling.cancel()
+        for task in telling:
+            task.cancel()
         await alive.enter_graceful_shutdown()
         ending()
         await server.stop(drain_s)
+
+
+async def _keep_health(
+    alive: health.aio.HealthServicer, names: Sequence[str], ready: Callable[[], Awaitable[None]]
+) -> None:
+    while True:
+        await asyncio.sleep(HEALTH_SECONDS)
+        await _tell_health(alive, names, ready)
+
+
+async def _tell_health(
+    alive: health.aio.HealthServicer, names: Sequence[str], ready: Callable[[], Awaitable[None]]
+) -> None:
+    try:
+        await ready()
+        status = health_pb2.HealthCheckResponse.SERVING
+    except ProoftrailError:
+        status = health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in names:
+        await alive.set(name, status)
 
 
 async def _tell_leaving(alive: health.aio.HealthServicer, leaving: asyncio.Event) -> None:

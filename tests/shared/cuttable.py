@@ -17,7 +17,7 @@ Where = Literal["request", "answer"]
 
 @dataclass
 class CuttableLine:
-    """Carries bytes both ways; `url` is the database behind it."""
+    """Carries bytes both ways while it is `flowing`; `url` is the database behind it."""
 
     url: str
     cut_at: Where | None = None
@@ -25,6 +25,7 @@ class CuttableLine:
     hides_the_end: bool = False
     """The server's last word arrives, and then nothing: as if the end of its stream were still on the way."""
     cuts: int = 0
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def carry(self, near: tuple[asyncio.StreamReader, asyncio.StreamWriter], server: str) -> None:
@@ -40,6 +41,7 @@ class CuttableLine:
             while data := await reader.read(1 << 16):
                 if self.cut_at == kind and (kind == "request" or data.endswith(READY_FOR_QUERY)):
                     self.cut()
+                await self.flowing.wait()
                 writer.write(data)
         if not (self.hides_the_end and kind == "answer"):
             writer.close()
@@ -67,6 +69,7 @@ async def cuttable(server: str) -> AsyncIterator[CuttableLine]:
     """A line to the database of that URL."""
     address = urlsplit(server)
     line = CuttableLine(url="")
+    line.flowing.set()
     tasks: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,5 +84,6 @@ async def cuttable(server: str) -> AsyncIterator[CuttableLine]:
         yield line
     finally:
         listener.close()
+        line.flowing.set()
         line.cut()
         await asyncio.gather(*tasks, return_exceptions=True)
