@@ -43,6 +43,7 @@ CODES = {
     428: code_pb2.FAILED_PRECONDITION,
     429: code_pb2.RESOURCE_EXHAUSTED,
     503: code_pb2.UNAVAILABLE,
+    504: code_pb2.DEADLINE_EXCEEDED,
 }
 """Status codes of HTTP in the words of google.rpc.Code; any other is INTERNAL."""
 

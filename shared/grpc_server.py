@@ -56,6 +56,12 @@ class PortTaken(Unavailable):
     """The server cannot have its port."""
 
 
+class DeadlineExceeded(ProoftrailError):
+    """The call was not answered in the time that it has."""
+
+    status = 504
+
+
 _log = logging.getLogger(__name__)
 
 Context = Any
@@ -275,8 +281,14 @@ def _status_of(error: CallFailed | ProoftrailError | TimeoutError) -> status_pb2
         return error.status
     if isinstance(error, ProoftrailError):
         return status_of(error, trace_id=uuid4().hex)
-    return status_pb2.Status(
-        code=code_pb2.DEADLINE_EXCEEDED, message=f"The call took longer than {DEADLINE_MAX_SECONDS} s."
+    return status_of(_too_late(), trace_id=uuid4().hex)
+
+
+def _too_late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "The call was not answered in time.",
+        why=f"It has until its own deadline, and {DEADLINE_MAX_SECONDS:g} s at most. What it asked for may have been done.",
+        next_step="Send it again with the same idempotency_key: what was done is answered, and not done twice.",
     )
 
 

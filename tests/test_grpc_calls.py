@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 from hypothesis import given, strategies as st
 
 from services.composition import SERVICES
+from shared import grpc_server
 from shared.grpc_calls import fill, values_of
 from shared.grpc_server import PortTaken, grpc_serving, message_type
 from shared.proto_schema import DEPLOYMENT, LEFT_OUT, call_of, descriptors_of, is_stream, proto_files, service_name_of
@@ -220,6 +221,17 @@ async def test_a_deadline_is_kept(wire: Wire) -> None:
             wire.house.client("Ada"), "requirements/ListAiSystems", {"after": "requirements:99"}, within_s=0.2
         )
     assert refused.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_no_call_lasts_longer_than_the_server_allows(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever deadline it came with: here the client would wait for a minute. The reason is told as of every other error."""
+    monkeypatch.setattr(grpc_server, "DEADLINE_MAX_SECONDS", 0.2)
+    with pytest.raises(Refused) as refused:
+        await wire.call(wire.house.client("Ada"), "requirements/ListAiSystems", {"after": "requirements:99"})
+    assert refused.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    info: Any = refused.value.details["ErrorInfo"]
+    assert (info.reason, info.domain) == ("deadline-exceeded", "prooftrail")
+    assert info.metadata["next_step"]
 
 
 async def test_a_field_of_the_path_leads_nowhere_else(wire: Wire) -> None:
