@@ -15,10 +15,11 @@ import grpc
 import httpx
 import pytest
 
-from services.composition import local_issuer
+from services.composition import local_issuer, migrate_all
 from shared.grpc_server import message_type
 from shared.proto_schema import service_name_of
 from shared.settings import Settings
+from tests.commands import Numbered, numbered_command
 from tests.house import fresh_database
 from tests.serving import ServedProcess, free_port, start
 
@@ -29,9 +30,10 @@ SERVICES = os.environ.get("LEAVING_SERVICES", "requirements").split()
 
 @dataclass
 class Load:
-    """Commands and queries over both wires while the service is ready; whatever fails ends it."""
+    """Commands and queries while the service is ready, over HTTP, and queries over gRPC; whatever fails ends it."""
 
     service: str
+    command: Numbered
     address: str
     channel: Any
     token: str
@@ -62,11 +64,11 @@ class Load:
                 await self.ready.wait()
                 answer = await http.get(f"/v1/{self.service}/events", params={"page_size": 5})
                 assert answer.is_success, answer.text
-                if self.service == "requirements":
-                    self.made += 1
-                    answer = await http.post("/v1/systems", json=system(f"s-{self.made}"))
-                    assert answer.status_code == 201, answer.text
-                    self.recorded += 1
+                self.made += 1
+                query = {"after": self.command.after}
+                answer = await http.post(self.command.path, params=query, json=self.command.body(self.made))
+                assert answer.status_code == 201, answer.text
+                self.recorded += 1
                 self.answered["http"] += 1
 
     async def call(self) -> None:
@@ -90,11 +92,6 @@ class Load:
         async with asyncio.timeout(PATIENCE_S):
             while any(self.answered[wire] < count for wire, count in wanted.items()):  # noqa: ASYNC110 -- a count
                 await asyncio.sleep(0.02)
-
-
-def system(key: str) -> dict[str, str]:
-    """The body of the command that registers an AI system."""
-    return {"key": key, "name": key, "intended_use": "tests", "risk_class": "limited", "reason": "load"}
 
 
 @contextlib.asynccontextmanager
@@ -149,11 +146,14 @@ async def subscribe(load: Load, seen: list[int]) -> grpc.StatusCode:
 async def test_a_service_that_is_told_to_end_fails_nobody(server_url: str, tmp_path: Path, service: str) -> None:
     """SIGTERM under load, and a successor at the same address: every request is answered, every stream goes on without a gap."""
     data = tmp_path / "data"
-    token = local_issuer(Settings(data=data)).mint(name="Olga Owner")
+    issuer = local_issuer(Settings(data=data))
+    owner, token = issuer.subject(name="Olga Owner", kind="person"), issuer.mint(name="Olga Owner")
     ports = {"PROOFTRAIL_PORT": str(free_port()), "PROOFTRAIL_GRPC_PORT": str(free_port()), "PROOFTRAIL_DRAIN_S": "2"}
     over_sse, over_grpc = list[int](), list[int]()
     async with contextlib.AsyncExitStack() as stack:
         url = await stack.enter_async_context(fresh_database(server_url))
+        await migrate_all(url)
+        command = await numbered_command(service, database_url=url, owner=owner)
 
         async def begun() -> ServedProcess:
             one = start(data, service, database_url=url, settings=ports)
@@ -166,7 +166,7 @@ async def test_a_service_that_is_told_to_end_fails_nobody(server_url: str, tmp_p
         channel = await stack.enter_async_context(
             grpc.aio.insecure_channel(f"127.0.0.1:{first.grpc_port}", options=options)
         )
-        load = Load(service=service, address=first.address, channel=channel, token=token)
+        load = Load(service=service, command=command, address=first.address, channel=channel, token=token)
         async with at_work(load):
             await load.until_answered(5)
             streams = asyncio.gather(listen(load, over_sse), subscribe(load, over_grpc))
@@ -186,6 +186,7 @@ async def test_a_service_that_is_told_to_end_fails_nobody(server_url: str, tmp_p
         async with asyncio.timeout(PATIENCE_S):
             _, code = await streams
         assert code == grpc.StatusCode.UNAVAILABLE
+    assert load.recorded > 0
     # What was not answered any more when the load ended may be stored all the same.
     for positions in (over_sse, over_grpc):
         assert positions == list(range(1, len(positions) + 1))
