@@ -29,6 +29,7 @@ from shared.proto_schema import HEADERS
 from shared.telemetry import BEHIND_GRPC
 
 ERROR_DOMAIN = "prooftrail"
+PROBLEM = b"application/problem+json"
 
 CODES = {
     400: code_pb2.INVALID_ARGUMENT,
@@ -46,6 +47,7 @@ CODES = {
     504: code_pb2.DEADLINE_EXCEEDED,
 }
 """Status codes of HTTP in the words of google.rpc.Code; any other is INTERNAL."""
+
 
 _FIELDS_OF_HEADERS = {name: header.encode() for header, name in HEADERS.items()}
 _SAFE_INTEGER = 2**53
@@ -323,6 +325,8 @@ def _response_of(answer: HttpAnswer, response_type: type[Message]) -> Message:
 
 
 def _status_of(answer: HttpAnswer) -> status_pb2.Status:
+    if not answer.headers.get(b"content-type", b"").startswith(PROBLEM):
+        return _status_in_words(answer)
     problem = msgspec.json.decode(answer.body)
     status = _status(
         CODES.get(answer.status, code_pb2.INTERNAL),
@@ -335,6 +339,12 @@ def _status_of(answer: HttpAnswer) -> status_pb2.Status:
         delay = duration_pb2.Duration(seconds=int(answer.headers[b"retry-after"]))
         _attach(status, error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def _status_in_words(answer: HttpAnswer) -> status_pb2.Status:
+    """Of a protocol that is not ours: a witness (C2SP) refuses in plain text."""
+    words = answer.body.decode(errors="replace").strip()
+    return _status(CODES.get(answer.status, code_pb2.INTERNAL), reason="refused-in-words", message=words)
 
 
 def _status(

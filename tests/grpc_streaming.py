@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2
 from services.streams import stream_calls
 from shared.grpc_calls import fill
 from shared.grpc_server import grpc_serving, message_type
+from shared.proto_schema import DEPLOYMENT
 from tests.house import Client, TestHouse
 from tests.test_grpc_calls import Refused
 
@@ -38,15 +40,17 @@ class StreamWire:
         request = message_type(f"{package}.SubscribeRequest")(**fields)
         return subscribe(request, metadata=_metadata(who))
 
-    async def ingest(self, who: Client, batches: Iterable[dict[str, Any]]) -> list[Any]:
-        """The answers. Refused if the stream is."""
+    async def ingest(
+        self, who: Client, batches: Iterable[dict[str, Any]], *, open_until: asyncio.Event | None = None
+    ) -> list[Any]:
+        """The answers. Refused if the stream is. After the batches the stream stays open until the event is set."""
         stream = self.channel.stream_unary(
             INGEST,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=message_type("prooftrail.drift.v1.IngestRowsStreamResponse").FromString,
         )
         try:
-            return list((await stream(_requests(batches), metadata=_metadata(who), timeout=60)).ingested)
+            return list((await stream(_requests(batches, open_until), metadata=_metadata(who), timeout=60)).ingested)
         except grpc.aio.AioRpcError as error:
             raise Refused(error) from error
 
@@ -55,18 +59,20 @@ def _metadata(who: Client | None) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {who.token}")] if who is not None else []
 
 
-def _requests(batches: Iterable[dict[str, Any]]) -> Iterator[Any]:
+async def _requests(batches: Iterable[dict[str, Any]], open_until: asyncio.Event | None) -> AsyncIterator[Any]:
     for batch in batches:
         request = message_type("prooftrail.drift.v1.IngestRowsStreamRequest")()
         fill(request.rows, batch)
         yield request
+    if open_until is not None:
+        await open_until.wait()
 
 
 @contextlib.asynccontextmanager
 async def streams_serving(house: TestHouse, **settings: Any) -> AsyncIterator[StreamWire]:
     """The running house with its gRPC server."""
     serving = grpc_serving(
-        house.house.app, host="127.0.0.1", port=0, services=tuple(house.house.services), drain_s=2.0,
+        house.house.app, host="127.0.0.1", port=0, services=(*house.house.services, DEPLOYMENT), drain_s=2.0,
         ending=house.house.end_streams,
         streams=stream_calls(house.house.runtime, house.house.app, house.house.subscriptions), **settings,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,8 @@ from hypothesis import given, strategies as st
 
 from services.composition import SERVICES
 from shared import grpc_server
-from shared.grpc_calls import fill, values_of
+from shared.errors import ProoftrailError
+from shared.grpc_calls import CODES, fill, values_of
 from shared.grpc_server import PortTaken, grpc_serving, message_type
 from shared.proto_schema import DEPLOYMENT, LEFT_OUT, call_of, descriptors_of, is_stream, proto_files, service_name_of
 from tests.house import Client, TestHouse
@@ -203,6 +204,30 @@ async def test_errors_have_the_reasons_of_http(wire: Wire) -> None:
         fields: Any = refused.value.details.get("BadRequest")
         found = [one.field for one in fields.field_violations] if fields is not None else []
         assert found == [one["field"].removeprefix("/") for one in problem["errors"]]
+
+
+async def test_a_refusal_in_plain_text_is_one_over_grpc_too(wire: Wire) -> None:
+    """The witness answers as C2SP says, and that is no problem document."""
+    with pytest.raises(Refused) as refused:
+        await wire.call(None, "deployment/AddCheckpoint", {"content": b"nonsense"})
+    answer = await wire.house.http.post("/add-checkpoint", content=b"nonsense")
+    info: Any = refused.value.details["ErrorInfo"]
+    assert (answer.status_code, refused.value.code) == (400, grpc.StatusCode.INVALID_ARGUMENT)
+    assert (str(refused.value), info.reason) == (answer.text.strip(), "refused-in-words")
+
+
+def test_every_error_has_a_code_of_its_own_kind() -> None:
+    """Whatever status of HTTP an error has, or the API documents, gRPC has a word for it; only what nobody foresaw is INTERNAL."""
+    documented = {status for path in OPENAPI["paths"].values() for one in path.values() for status in one["responses"]}
+    statuses = {int(status) for status in documented if status >= "400"} | set(_statuses(ProoftrailError))
+    assert len(statuses) > 10
+    assert statuses - CODES.keys() == {500}
+
+
+def _statuses(kind: type[ProoftrailError]) -> Iterator[int]:
+    yield kind.status
+    for narrower in kind.__subclasses__():
+        yield from _statuses(narrower)
 
 
 async def test_a_source_that_is_behind_says_when_to_come_again(wire: Wire) -> None:

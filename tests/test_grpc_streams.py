@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pb2
 
 from shared.event import leaf_hash_of
+from shared.grpc_server import DESCRIPTORS
 from tests.foreign import foreign
 from tests.grpc_streaming import reason_of, refusal, streams_serving, take
 from tests.house import Client, TestHouse
@@ -44,6 +47,34 @@ async def test_subscribers_get_the_events_of_the_feed(house: TestHouse) -> None:
         for open_stream in (stream, filtered):
             gone = await refusal(open_stream)
             assert (gone.code, reason_of(gone)) == (grpc.StatusCode.UNAVAILABLE, "stream-ends")
+
+
+async def test_every_call_of_the_protos_is_answered(house: TestHouse) -> None:
+    """None is described and then served by nobody: asked without a token, each says what is missing."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()).file
+    calls = [
+        (f"/{file.package}.{one.name}/{call.name}", call)
+        for file in files
+        for one in file.service
+        for call in one.method
+    ]
+    assert len(calls) > 190
+    async with streams_serving(house) as wire:
+        codes = {name: await _code_of_nobody(wire.channel, name, call) for name, call in calls}
+    expected = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OK}
+    assert {name: code for name, code in codes.items() if code not in expected} == {}
+
+
+async def _code_of_nobody(channel: Any, name: str, call: descriptor_pb2.MethodDescriptorProto) -> grpc.StatusCode:
+    """What the call ends with for an empty request and no token."""
+    request: Any = iter([b""]) if call.client_streaming else b""
+    kinds = {
+        (False, False): channel.unary_unary,
+        (False, True): channel.unary_stream,
+        (True, False): channel.stream_unary,
+    }
+    asked = kinds[call.client_streaming, call.server_streaming](name)(request, timeout=60)
+    return await asked.code()
 
 
 async def test_a_wish_that_cannot_be_met_is_refused(house: TestHouse) -> None:
