@@ -48,6 +48,8 @@ CODES = {
 }
 """Status codes of HTTP in the words of google.rpc.Code; any other is INTERNAL."""
 
+CODES_OF_REASONS = {"position-ahead": code_pb2.OUT_OF_RANGE}
+"""Where google.rpc.Code has a word of its own: who resumes a stream tells by it that the position is none of this store."""
 
 _FIELDS_OF_HEADERS = {name: header.encode() for header, name in HEADERS.items()}
 _SAFE_INTEGER = 2**53
@@ -355,7 +357,7 @@ def _status(
     fields: Sequence[tuple[str, str]] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> status_pb2.Status:
-    status = status_pb2.Status(code=code, message=message)
+    status = status_pb2.Status(code=CODES_OF_REASONS.get(reason, code), message=message)
     _attach(status, error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata or {}))
     if fields:
         violations = [

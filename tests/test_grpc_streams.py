@@ -84,13 +84,44 @@ async def test_a_wish_that_cannot_be_met_is_refused(house: TestHouse) -> None:
         for who, fields, code, reason in (
             (None, {}, grpc.StatusCode.UNAUTHENTICATED, "missing-token"),
             (ada, {"from_position": -1}, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request"),
-            (ada, {"from_position": 2**62}, grpc.StatusCode.FAILED_PRECONDITION, "position-ahead"),
+            (ada, {"from_position": 2**62}, grpc.StatusCode.OUT_OF_RANGE, "position-ahead"),
             (ada, {"systems": ["\0"]}, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request"),
             (ada, {"systems": ["nowhere"]}, grpc.StatusCode.NOT_FOUND, "ai-system-not-found"),
             (ada, {"names": ["requirements.nothing"]}, grpc.StatusCode.INVALID_ARGUMENT, "unknown-event"),
         ):
             refused = await refusal(wire.subscribe(who, **fields))
             assert (refused.code, reason_of(refused)) == (code, reason)
+
+
+async def test_nobody_sees_what_they_hold_no_role_in(house: TestHouse) -> None:
+    """Nothing of another's system but that there were events; with a role all of it, and without it again nothing more."""
+    ada, eve = house.client("Ada Author"), house.client("Eve Else")
+    await _register(ada, "hers")
+    role = {"subject": eve.subject, "role": "auditor"}
+    async with streams_serving(house) as wire:
+        stream = wire.subscribe(eve)
+        heartbeat = await stream.read()
+        assert (heartbeat.position, heartbeat.HasField("event")) == (house.seen["requirements"], False)
+        await ada.post("/v1/systems/hers:grant-role", **role)
+        (granted,) = await take(stream, 1)
+        assert granted.position == house.seen["requirements"]
+        (registered,) = await take(wire.subscribe(eve), 1)
+        assert registered.position < granted.position
+        await ada.post("/v1/systems/hers:revoke-role", **role)
+        await _register(eve, "own")
+        (own,) = await take(stream, 1)
+        assert own.position == house.seen["requirements"]
+
+
+async def test_a_silent_stream_beats(house: TestHouse) -> None:
+    """Again and again, each time with the position up to which nothing comes again."""
+    ada = house.client("Ada Author")
+    await _register(ada, "flights")
+    house.house.subscriptions["requirements"].heartbeat_s = 0.05
+    async with streams_serving(house) as wire:
+        stream = wire.subscribe(ada, from_position=house.seen["requirements"])
+        beats = [await stream.read() for _ in range(4)]
+    assert {(one.position, one.HasField("event")) for one in beats} == {(house.seen["requirements"], False)}
 
 
 async def test_one_who_reads_nothing_is_cut_off_and_resumes_without_a_gap(house: TestHouse) -> None:
