@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +51,11 @@ def start(
     database_url: str | None = None,
     settings: Mapping[str, str] | None = None,
     output: Path = Path(os.devnull),
+    program: Sequence[str] = ("-m", "services"),
 ) -> ServedProcess:
     """The named services, or all, on the data folder, not ready yet.
 
-    `settings` are further environment variables; `output` gets what it writes to standard output.
+    `settings` are further environment variables; `output` gets what it writes to standard output; `program` is what Python runs.
     """
     ports = {"PROOFTRAIL_PORT": free_port(), "PROOFTRAIL_METRICS_PORT": free_port(), "PROOFTRAIL_GRPC_PORT": 0}
     environment = {
@@ -65,9 +66,7 @@ def start(
         **(settings or {}),
     }
     with output.open("ab") as written:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services", *names], cwd=CHECKOUT, env=environment, stdout=written
-        )
+        process = subprocess.Popen([sys.executable, *program, *names], cwd=CHECKOUT, env=environment, stdout=written)
     return ServedProcess(
         address=f"http://127.0.0.1:{environment['PROOFTRAIL_PORT']}",
         grpc_port=int(environment["PROOFTRAIL_GRPC_PORT"]),

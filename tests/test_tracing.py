@@ -25,7 +25,7 @@ from shared.grpc_server import message_type
 from shared.kafka_settings import KafkaSettings
 from shared.settings import Settings
 from tests.house import fresh_database
-from tests.serving import ServedProcess, served_apart
+from tests.serving import ServedProcess, served_apart, start
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SYSTEM = {"key": "loans", "name": "L", "intended_use": "tests", "risk_class": "limited", "reason": "tests"}
@@ -165,6 +165,45 @@ async def until(condition: Any) -> None:
 def test_the_standard_variables_decide(environment: dict[str, str], on: bool) -> None:
     """Nothing is sent that nobody asked for."""
     assert tracing.wanted(environment) is on
+
+
+SERVE_AND_TELL = """
+import sys
+from services.server import serve
+code = serve(sys.argv[1:])
+print(*sorted(sys.modules), sep="\\n")
+sys.exit(code)
+"""
+"""Serves as `python -m services` does; ended, it writes what it has loaded."""
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
+async def test_nothing_is_loaded_while_nobody_wants_it(
+    server_url: str, tmp_path: Path, receiver: Receiver, on: bool
+) -> None:
+    """A process that has answered a command of a caller with a trace knows neither spans nor how to send them; asked, it does."""
+    data, output = tmp_path / "data", tmp_path / "output"
+    token = local_issuer(Settings(data=data)).mint(name="Olga Owner")
+    headers = {"Authorization": f"Bearer {token}", "traceparent": f"00-{TRACE}-{CALLER}-01"}
+    settings = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.address if on else "", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",
+        "PROOFTRAIL_DRAIN_S": "0",
+    }  # fmt: skip
+    async with fresh_database(server_url) as url:
+        one = start(
+            data, "requirements", database_url=url, settings=settings, output=output, program=("-c", SERVE_AND_TELL)
+        )
+        try:
+            await asyncio.to_thread(one.until_ready)
+            async with httpx.AsyncClient(base_url=one.address, headers=headers, trust_env=False) as client:
+                assert (await client.post("/v1/systems", json=SYSTEM)).status_code == 201
+        finally:
+            await asyncio.to_thread(one.end)
+    loaded = set(output.read_text().splitlines())
+    assert "services.requirements.main" in loaded
+    makers = {"opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter"}
+    assert loaded & makers == (makers if on else set())
+    assert bool(receiver.of(TRACE)) is on
 
 
 def test_nothing_is_made_while_nobody_wants_it() -> None:
