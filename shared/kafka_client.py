@@ -58,6 +58,16 @@ class KafkaAway(FeedAway):
     """Kafka does not answer, or refuses. It may pass: the stores keep everything until then."""
 
 
+class TopicMissing(KafkaAway):
+    """A topic is not there, or we may not see it. Its owner makes it when it runs; nobody else has to, or may."""
+
+    @classmethod
+    def of(cls, topics: Iterable[str], owners: Mapping[str, str]) -> TopicMissing:
+        """Names the topics, and whose they are."""
+        named = ", ".join(f"{topic} of {owners[topic]}" for topic in sorted(topics))
+        return cls(f"not there yet: {named}, which makes it when it runs")
+
+
 def partition_of(topic: str) -> TopicPartition:
     """The one partition of a topic of ours."""
     return TopicPartition(topic, 0)
@@ -151,6 +161,39 @@ def open_consumer(kafka: KafkaSettings, topics: Iterable[str], patience: Patienc
         )
         consumer.assign([partition_of(topic) for topic in topics])
         return consumer
+
+
+def open_reader(kafka: KafkaSettings, owners: Mapping[str, str], patience: Patience) -> Any:
+    """A consumer of those topics in `owners`, each with who makes it, that are there; the others are told.
+
+    Raises TopicMissing when none is there, and KafkaAway.
+    """
+    consumer = open_consumer(kafka, (), patience)
+    try:
+        there = _topics_there(consumer, owners)
+        if missing := owners.keys() - there:
+            reason = TopicMissing.of(missing, owners)
+            if not there:
+                raise reason
+            _log.warning("%s", reason)
+        consumer.assign([partition_of(topic) for topic in there])
+    except BaseException:
+        end_consumer(consumer)
+        raise
+    return consumer
+
+
+def require_no_new_topic(consumer: Any, owners: Mapping[str, str]) -> None:
+    """Raises KafkaAway once a topic is there that was missing when the reader was opened: it has to be opened anew."""
+    known = {partition.topic for partition in consumer.assignment()}
+    if known != owners.keys() and (new := _topics_there(consumer, owners) - known):
+        raise KafkaAway(f"{', '.join(sorted(new))} is there now")
+
+
+def _topics_there(consumer: Any, wanted: Iterable[str]) -> set[str]:
+    with kafka_errors():
+        there: set[str] = consumer.topics()
+    return there.intersection(wanted)
 
 
 def open_member(kafka: KafkaSettings, topic: str, *, group: str, patience: Patience) -> Any:

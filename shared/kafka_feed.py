@@ -18,7 +18,16 @@ from typing import Any, TypeVar
 
 from shared.event import RecordedEvent
 from shared.feed import POLL_SECONDS, Pulse
-from shared.kafka_client import KafkaAway, Patience, Topics, end_consumer, kafka_errors, open_consumer, opened
+from shared.kafka_client import (
+    KafkaAway,
+    Patience,
+    TopicMissing,
+    end_consumer,
+    kafka_errors,
+    open_reader,
+    opened,
+    require_no_new_topic,
+)
 from shared.kafka_settings import KafkaSettings
 from shared.recent_events import RecentEvents
 from shared.topic_cursor import Fill, TopicCursor
@@ -97,7 +106,11 @@ class KafkaFeed:
     async def head(self, *, service: str) -> int:
         if not self._live:
             cursor = self._cursor(service, -1)
-            position = await self._on_thread(cursor.end, using=cursor)
+            try:
+                position = await self._on_thread(cursor.end, using=cursor)
+            except TopicMissing as nothing_told:
+                _log.warning("%s", nothing_told)
+                position = 0
             self._heads[service] = max(position, self._heads[service])
         return self._heads[service]
 
@@ -107,11 +120,14 @@ class KafkaFeed:
 
     async def listen(self) -> None:
         """Runs for ever: follows the ends of the topics, and connects again when that breaks."""
+        told = ""
         while True:
             try:
                 await self._follow_ends()
             except OSError as error:
-                _log.warning("the feed lost Kafka: %s", error)
+                if told != str(error):
+                    _log.warning("the feed follows Kafka anew: %s", error)
+                told = str(error)
             finally:
                 self._live = False
             await asyncio.sleep(POLL_SECONDS)
@@ -131,21 +147,20 @@ class KafkaFeed:
             try:
                 self._take(await asyncio.wrap_future(thread.submit(self._read_to_ends, consumer)))
                 self._live = True
+                looked_at = time.monotonic()
                 while True:
                     self._take(await asyncio.wrap_future(thread.submit(self._poll, consumer)))
                     await self._on_thread(self._close_idle_cursors)
+                    if time.monotonic() > looked_at + POLL_SECONDS:
+                        await asyncio.wrap_future(thread.submit(require_no_new_topic, consumer, self._owners))
+                        looked_at = time.monotonic()
             finally:
                 thread.submit(end_consumer, consumer)
         finally:
             thread.shutdown(wait=False)
 
     def _open_ends(self) -> Any:
-        topics = Topics.of(self._kafka, self._patience)
-        try:
-            topics.ensure(self._services)
-        finally:
-            topics.close()
-        return open_consumer(self._kafka, [*self._topics, self._kafka.pulse_topic], self._patience)
+        return open_reader(self._kafka, self._owners, self._patience)
 
     def _read_to_ends(self, consumer: Any) -> Parsed:
         """What the topics end with now: from then on it is known how far each service is."""
@@ -171,6 +186,11 @@ class KafkaFeed:
     def _topics(self) -> Mapping[str, str]:
         """The service of each topic of events."""
         return {self._kafka.event_topic(service): service for service in self._services}
+
+    @property
+    def _owners(self) -> Mapping[str, str]:
+        """Who makes each of the topics that are read."""
+        return {**self._topics, self._kafka.pulse_topic: "every service"}
 
     def _parsed(self, records: Iterable[Any]) -> Parsed:
         topics, pulses = self._topics, list[Any]()
@@ -212,7 +232,7 @@ class KafkaFeed:
         cursor = TopicCursor(
             service=service,
             topic=topic,
-            open_consumer=lambda: open_consumer(self._kafka, [topic], self._patience),
+            open_consumer=lambda: open_reader(self._kafka, {topic: service}, self._patience),
             fill=self._fill,
         )
         cursors.append(cursor)

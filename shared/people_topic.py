@@ -14,7 +14,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -30,10 +30,11 @@ from shared.kafka_client import (
     end_consumer,
     end_producer,
     kafka_errors,
-    open_consumer,
     open_producer,
+    open_reader,
     opened,
     polled,
+    require_no_new_topic,
 )
 from shared.kafka_settings import KafkaSettings
 
@@ -181,7 +182,7 @@ class PeopleTopics:
                 await self._follow()
             except OSError as error:
                 if told != str(error):
-                    _log.warning("names of other services cannot be read now: %s", error)
+                    _log.warning("names of other services are read anew: %s", error)
                 told = str(error)
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -197,20 +198,14 @@ class PeopleTopics:
             self._entries = fresh
             while True:
                 self._take(fresh, await _on(threads, functools.partial(polled, consumer, seconds=POLL_SECONDS)))
-                await _on(threads, functools.partial(_require_same_topics, consumer))
+                await _on(threads, functools.partial(_require_same_topics, consumer, self._topics))
         finally:
             if consumer is not None:
                 threads.submit(end_consumer, consumer)
             threads.shutdown(wait=False)
 
     def _open(self) -> Any:
-        topics = Topics.of(self._kafka, self._patience)
-        try:
-            for topic in self._topics:
-                topics.ensure_shared(topic, TOPIC_CONFIG, partitions=1)
-        finally:
-            topics.close()
-        consumer = open_consumer(self._kafka, self._topics, self._patience)
+        consumer = open_reader(self._kafka, self._topics, self._patience)
         with kafka_errors():
             consumer.seek_to_beginning()
         return consumer
@@ -241,8 +236,9 @@ def _is_behind_none(consumer: Any, ends: dict[Any, int]) -> bool:
         return all(consumer.position(partition) >= end for partition, end in ends.items())
 
 
-def _require_same_topics(consumer: Any) -> None:
+def _require_same_topics(consumer: Any, owners: Mapping[str, str]) -> None:
     """A topic that was deleted and made again ends before the place where we are."""
+    require_no_new_topic(consumer, owners)
     if any(consumer.position(partition) > end for partition, end in _ends_of(consumer).items()):
         raise KafkaAway("a topic of names was made anew")
 

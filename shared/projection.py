@@ -23,7 +23,7 @@ from shared.dead_letters import bury
 from shared.effects import Effects
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import RecordedEvent, digest_of
-from shared.feed import PACE_SECONDS, Feed, without_holes
+from shared.feed import PACE_SECONDS, Feed, FeedAway, without_holes
 from shared.past_feed import PastFeed
 
 BATCH_EVENTS_MAX = 2_000
@@ -57,6 +57,10 @@ class State:
 
 class NotThereYet(Unavailable):
     """The read copy has not reached the position that `after` asks for."""
+
+
+class SourceLost(FeedAway):
+    """A source tells nothing any more of what it has told before. It may pass: its relay fills a topic again."""
 
 
 POISON = (
@@ -244,6 +248,7 @@ class ProjectionRunner:
 
     async def _rebuild(self, connection: asyncpg.Connection, progress: Progress | None) -> None:
         building, retired = f"{self._schema}_new", f"{self._schema}_old"
+        await self._require_told_sources(connection)
         began = await connection.fetchval("SELECT clock_timestamp()")
         await self._create(building, connection)
         self._at_step("new tables made")
@@ -265,6 +270,14 @@ class ProjectionRunner:
             self._at_step("switching")
         self._at_step("switched")
         await connection.execute(f"DROP SCHEMA IF EXISTS {retired} CASCADE")
+
+    async def _require_told_sources(self, connection: asyncpg.Connection) -> None:
+        """Tables that hold a source's events stay while the source tells none, as one does whose topic was deleted."""
+        if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{self._schema}.position"):
+            return
+        for source, position in await connection.fetch(f"SELECT source, position FROM {self._schema}.position"):
+            if position and not await self._feed.head(service=source):
+                raise SourceLost(f"{source} told {position} events before and tells none now")
 
     async def _create(self, schema: str, connection: asyncpg.Connection) -> None:
         async with connection.transaction():

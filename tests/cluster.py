@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,14 +52,20 @@ async def running_cluster(
     groups: Sequence[Sequence[str]] = tuple((name,) for name in SERVICES),
     settings: Settings | None = None,
     one_database: bool = False,
+    as_user: Callable[[KafkaSettings, str], KafkaSettings] = lambda kafka, _: kafka,
 ) -> AsyncIterator[TestCluster]:
-    """One house for each group of services. They share the folder with the embedded issuer, Kafka, and nothing else."""
+    """One house for each group of services. They share the folder with the embedded issuer, Kafka, and nothing else.
+
+    `as_user` gives each its own settings of Kafka, by its first service.
+    """
     houses: dict[str, House] = {}
     async with contextlib.AsyncExitStack() as stack:
         shared = await stack.enter_async_context(fresh_database(server_url)) if one_database else None
         for group in groups:
             url = await stack.enter_async_context(fresh_database(server_url)) if shared is None else shared
-            configured = replace(settings or Settings(data=folder), data=folder, kafka=kafka, database_url=url)
+            configured = replace(
+                settings or Settings(data=folder), data=folder, kafka=as_user(kafka, group[0]), database_url=url
+            )
             houses[group[0]] = await stack.enter_async_context(
                 open_house(settings=configured, database_url=url, names=group)
             )

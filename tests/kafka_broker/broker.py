@@ -60,7 +60,7 @@ class KafkaBroker:
 
     @property
     def certificates(self) -> Certificates:
-        names = ("authority", "broker", "client", "client.certificate", "client.key")
+        names = ("authority", "authority.key", "broker", "client", "client.certificate", "client.key")
         return Certificates(*(self.folder / "certificates" / f"{name}.pem" for name in names))
 
     @property
@@ -200,6 +200,9 @@ class KafkaBroker:
             "sasl.enabled.mechanisms": "SCRAM-SHA-512",
             "listener.name.scram.sasl.enabled.mechanisms": "SCRAM-SHA-512",
             "listener.name.scram.scram-sha-512.sasl.jaas.config": f"{SCRAM_MODULE} required;",
+            # Whoever else comes with a certificate may do what was granted to it, and nothing besides.
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:ANONYMOUS;User:CN=client;User:{SCRAM_USER}",
         }
 
 

@@ -1,4 +1,4 @@
-"""A certificate authority for the tests, and what it signs: the broker's certificate and that of one client."""
+"""A certificate authority for the tests, and what it signs: the broker's certificate and those of clients."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Certificates:
     """PEM files. `broker` and `client` hold key and certificate in one file, as the broker reads them."""
 
     authority: Path
+    authority_key: Path
     broker: Path
     client: Path
     client_certificate: Path
@@ -33,6 +34,7 @@ def make_certificates(folder: Path) -> Certificates:
     authority = _signed("prooftrail tests", key.public_key(), key, "prooftrail tests", authority=True)
     return Certificates(
         authority=_written(folder / "authority.pem", _pem(authority)),
+        authority_key=_written(folder / "authority.key.pem", _private(key)),
         broker=_leaf(folder / "broker", key),
         client=_leaf(folder / "client", key),
         client_certificate=folder / "client.certificate.pem",
@@ -40,12 +42,19 @@ def make_certificates(folder: Path) -> Certificates:
     )
 
 
+def certify(certificates: Certificates, name: str) -> tuple[Path, Path]:
+    """Certificate and key of one more client, whose common name it is."""
+    key = serialization.load_pem_private_key(certificates.authority_key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    path = certificates.authority.with_name(name)
+    _leaf(path, key)
+    return path.with_name(f"{name}.certificate.pem"), path.with_name(f"{name}.key.pem")
+
+
 def _leaf(path: Path, authority: ec.EllipticCurvePrivateKey) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _pem(_signed(path.name, key.public_key(), authority, "prooftrail tests", authority=False))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    private = _private(key)
     _written(path.with_name(f"{path.name}.certificate.pem"), certificate)
     _written(path.with_name(f"{path.name}.key.pem"), private)
     return _written(path.with_name(f"{path.name}.pem"), private + certificate)
@@ -81,6 +90,12 @@ def _name(name: str) -> x509.Name:
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _written(path: Path, content: bytes) -> Path:
