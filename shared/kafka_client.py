@@ -220,6 +220,11 @@ def polled(consumer: Any, *, seconds: float) -> list[Any]:
         return [record for records in consumer.poll(timeout_ms=int(seconds * 1000)).values() for record in records]
 
 
+def topic_identity(consumer: Any, topic: str) -> Any:
+    """Another one when the topic was made anew, as far as the consumer has heard."""
+    return consumer._cluster.topic_id(topic)
+
+
 def commit(consumer: Any) -> None:
     """What was polled is done. Raises KafkaAway, also when another member has the partitions now."""
     with kafka_errors():

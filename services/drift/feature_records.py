@@ -34,7 +34,7 @@ class UnreadableRecord(Invalid):
 
 
 class FeatureRecord(IngestRows):
-    """As over HTTP; without a `batch` it is named after its place in the topic."""
+    """As over HTTP; without a `batch` it is named after its place in the topic and its time."""
 
     batch: Annotated[str, Field(min_length=1, max_length=200, pattern=BATCH_PATTERN)] | None = None  # type: ignore[assignment]
 
@@ -65,7 +65,7 @@ class Told:
 
 
 def read_record(value: bytes | None, *, headers: Mapping[str, str], place: str, time_s: float) -> Told:
-    """What the record says. `place` names it (`topic/partition/offset`), `time_s` is its own time. UnreadableRecord."""
+    """What the record says. `place` names it (`topic/partition/offset/time`), `time_s` is its own time. UnreadableRecord."""
     if value is None:
         raise _unreadable("/", "a value", "A record without a value tells no rows.")
     system, plan = _header(headers, "system"), _header(headers, "plan")

@@ -4,6 +4,9 @@ Failure table of one record
     the rows cannot be taken       a dead letter with the reason (reader `features`); the partition goes on
     database or Kafka away         nothing is committed; the group begins again behind the last record that was
     ended before the commit        the record comes again, to this member or another; a batch counts once under its name
+    topic deleted                  its records are lost; a member makes it again, and the group begins with what it then holds
+
+A record is named after topic, partition, offset and time: of a topic that was made anew, the offsets alone are not new.
 """
 
 from __future__ import annotations
@@ -24,7 +27,17 @@ from shared.command import CommandContext, TooMuchContention
 from shared.dead_letters import put_aside
 from shared.errors import ProoftrailError, Unavailable
 from shared.event import Actor
-from shared.kafka_client import Patience, Topics, commit, end_consumer, open_member, opened, polled
+from shared.kafka_client import (
+    KafkaAway,
+    Patience,
+    Topics,
+    commit,
+    end_consumer,
+    open_member,
+    opened,
+    polled,
+    topic_identity,
+)
 from shared.kafka_settings import KafkaSettings
 from shared.telemetry import feature_records
 
@@ -75,8 +88,12 @@ class FeatureTopic:
         consumer: Any = None
         try:
             consumer = await opened(threads, self._open, close=end_consumer)
+            identity = None
             while True:
                 records = await _on(threads, functools.partial(polled, consumer, seconds=POLL_SECONDS))
+                identity = identity or topic_identity(consumer, self.kafka.features_topic)
+                if topic_identity(consumer, self.kafka.features_topic) != identity:
+                    raise KafkaAway(f"{self.kafka.features_topic} was deleted")
                 for record in records:
                     await self._take(record)
                 if records:
@@ -96,13 +113,17 @@ class FeatureTopic:
             self.kafka, self.kafka.features_topic, group=self.kafka.features_group, patience=self.patience
         )
 
+    async def _put_aside(self, source: str, offset: int, error: Exception) -> None:
+        async with self.pool.acquire() as connection:
+            await put_aside(connection, service="drift", source=source, position=offset, reader=READER, error=error)
+
     async def _take(self, record: Any) -> None:
         place = f"{record.topic}/{record.partition}"
         try:
             told = read_record(
                 record.value,
                 headers={name: text.decode(errors="replace") for name, text in record.headers},
-                place=f"{place}/{record.offset}",
+                place=f"{place}/{record.offset}/{record.timestamp}",
                 time_s=record.timestamp / 1000,
             )
             await self.ingestion.ingest_rows(
@@ -111,10 +132,7 @@ class FeatureTopic:
         except PASSING:
             raise
         except (ProoftrailError, ValueError) as error:
-            async with self.pool.acquire() as connection:
-                await put_aside(
-                    connection, service="drift", source=place, position=record.offset, reader=READER, error=error
-                )
+            await self._put_aside(f"{place}@{record.timestamp}", record.offset, error)
             feature_records.add(1, {"outcome": "refused"})
         else:
             feature_records.add(1, {"outcome": "taken"})

@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from services.drift import feature_topic
+from services.drift.application.ingestion import Ingestion
 from services.drift.feature_records import UnreadableRecord, read_record
 from services.drift.feature_topic import READER, FeatureTopic
 from services.drift.main import Drift
 from shared import kafka_client
 from shared.dead_letters import letters_of
-from shared.kafka_client import KafkaAway, Patience, end_producer, open_producer
+from shared.kafka_client import KafkaAway, Patience, Topics, end_producer, kafka_errors, open_producer
 from shared.kafka_settings import KafkaSettings
 from shared.runtime import utc_now
 from tests.drift.test_ingestion import part, second_plan
@@ -54,14 +56,14 @@ async def consuming(*members: FeatureTopic) -> AsyncIterator[list[asyncio.Task[N
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def send(kafka: KafkaSettings, messages: Sequence[Message]) -> None:
-    """All of them, acknowledged, over all partitions of the topic."""
+async def send(kafka: KafkaSettings, messages: Sequence[Message], *, partition: int | None = None) -> None:
+    """All of them, acknowledged, over all partitions of the topic, or to one."""
 
     def produce() -> None:
         producer = open_producer(kafka, Patience())
         for number, (value, headers) in enumerate(messages):
             told = [(name, text.encode()) for name, text in headers.items()]
-            producer.send(kafka.features_topic, key=b"%d" % number, value=value, headers=told)
+            producer.send(kafka.features_topic, key=b"%d" % number, value=value, headers=told, partition=partition)
         producer.flush()
         end_producer(producer)
 
@@ -90,10 +92,10 @@ def split(batch: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
     ]
 
 
-async def taken(house: TestHouse) -> int:
-    """Rows of MP-1 that were counted."""
+async def taken(house: TestHouse, plan: str = "MP-1") -> int:
+    """Rows of the plan that were counted."""
     pool = house.house.services["drift"].foundation.pool
-    rows_taken: int = await pool.fetchval("SELECT coalesce(sum(accepted), 0) FROM taken_batch WHERE plan = 'MP-1'")
+    rows_taken: int = await pool.fetchval("SELECT coalesce(sum(accepted), 0) FROM taken_batch WHERE plan = $1", plan)
     return rows_taken
 
 
@@ -135,11 +137,18 @@ async def test_rows_by_kafka_make_the_windows_that_they_make_over_http(
     batch = rows(np.random.default_rng(8), hours=24)
     parts = split(batch, 30)
     messages = [as_rows(one) if number % 2 else as_inference(one) for number, one in enumerate(parts)]
-    members = [member(drift_house, kafka, staff.producer.subject) for _ in range(2)]
+    counts = [CountedIngestion(member(drift_house, kafka, "").ingestion) for _ in range(2)]
+    members = [
+        replace(member(drift_house, kafka, staff.producer.subject), ingestion=cast("Ingestion", one)) for one in counts
+    ]
     async with consuming(*members) as tasks:
-        await until_topic(kafka)
+        await until_shared(kafka, 2)
         await send(kafka, messages[: len(messages) // 2])
-        await until_taken(drift_house, 1)
+
+        async def both_took_some() -> bool:
+            return all(one.batches for one in counts)
+
+        await until(both_took_some)
         tasks[0].cancel()
         await send(kafka, messages[len(messages) // 2 :])
         await until_taken(drift_house, batch["rows"])
@@ -148,6 +157,39 @@ async def test_rows_by_kafka_make_the_windows_that_they_make_over_http(
     by_kafka, over_http = await both_windows(staff)
     assert len(by_kafka) == 24
     assert by_kafka == over_http
+
+
+@dataclass
+class CountedIngestion:
+    """Takes rows, and counts how often."""
+
+    real: Ingestion
+    batches: int = 0
+
+    async def ingest_rows(self, **rows: Any) -> None:
+        await self.real.ingest_rows(**rows)
+        self.batches += 1
+
+
+async def until_shared(kafka: KafkaSettings, number: int) -> None:
+    """So many members have partitions."""
+
+    def members() -> int:
+        topics = Topics.of(kafka, Patience())
+        try:
+            with kafka_errors():
+                (group,) = topics._admin().describe_groups([kafka.features_group]).values()
+        except KafkaAway:
+            return 0
+        finally:
+            topics.close()
+        return len(group["members"]) if group["group_state"] == "Stable" else 0
+
+    async def shared() -> bool:
+        return await asyncio.to_thread(members) == number
+
+    await until_topic(kafka)
+    await until(shared)
 
 
 async def until_topic(kafka: KafkaSettings) -> None:
@@ -247,8 +289,45 @@ async def test_it_goes_on_when_the_broker_is_back(
     assert await taken(drift_house) == 120
 
 
+async def delete_topic(kafka: KafkaSettings) -> None:
+    """Returns when it is gone; by then a member may have made another."""
+    topics = Topics.of(kafka, Patience())
+
+    def identity() -> Any:
+        (found,) = topics._admin().describe_topics([kafka.features_topic])
+        return found["error_code"] or found["topic_id"]
+
+    async def gone() -> bool:
+        return bool(await asyncio.to_thread(identity) != before)
+
+    before = await asyncio.to_thread(identity)
+    await asyncio.to_thread(topics.delete, kafka.features_topic)
+    await until(gone)
+    topics.close()
+
+
+async def test_a_topic_that_was_deleted_is_made_again_and_its_new_rows_count(
+    drift_house: TestHouse, kafka: KafkaSettings
+) -> None:
+    """Other rows at an offset that was there before, and the same rows that a caller sends anew."""
+    staff = await watching(drift_house, lateness_s=DAY)
+    first, second = split(rows(np.random.default_rng(3), hours=2), 60)
+    async with consuming(member(drift_house, kafka, staff.producer.subject)):
+        await until_topic(kafka)
+        await send(kafka, [as_rows(first)], partition=0)
+        await until_taken(drift_house, 60)
+        await delete_topic(kafka)
+        await until_topic(kafka)
+        await send(kafka, [as_rows(second), as_rows(first)], partition=0)
+        await until_taken(drift_house, 180)
+    assert await taken(drift_house) == 180
+    assert await letters(drift_house) == []
+
+
 def told(value: Any, **headers: str) -> Any:
-    return read_record(json.dumps(value).encode(), headers={**HEADERS, **headers}, place="t/3/7", time_s=12.5).batch
+    return read_record(
+        json.dumps(value).encode(), headers={**HEADERS, **headers}, place="t/3/7/12500", time_s=12.5
+    ).batch
 
 
 def tensor(name: str, datatype: str, data: list[Any], shape: list[int] | None = None) -> dict[str, Any]:
@@ -256,9 +335,9 @@ def tensor(name: str, datatype: str, data: list[Any], shape: list[int] | None = 
 
 
 def test_tensors_are_columns() -> None:
-    """Named after its place without an id; all rows at the record's time without times."""
+    """Named after its place and time without an id; all rows at the record's time without times."""
     batch = told({"inputs": [tensor("x", "INT32", [1, 2]), tensor("b", "BOOL", [True, None])]}, environment="canary")
-    assert (batch.batch, batch.rows, batch.event_time, batch.environment) == ("t/3/7", 2, [12.5, 12.5], "canary")
+    assert (batch.batch, batch.rows, batch.event_time, batch.environment) == ("t/3/7/12500", 2, [12.5, 12.5], "canary")
     assert batch.features == {"x": [1, 2], "b": [True, None]}
     named = told({"id": "req-1", "inputs": [tensor("x", "FP16", [[1.5]], [1, 1]), tensor("event_time", "INT64", [7])]})
     assert (named.batch, named.event_time, named.features) == ("req-1", [7], {"x": [1.5]})
