@@ -33,7 +33,8 @@ def _letters(parsed: argparse.Namespace, settings: Settings) -> int:
     """Prints each event with its reader and the reason. Exit code 1 while there are any.
 
     With --replay a projection that lacks events is rebuilt from the first one, so that their order is kept, and reactions are
-    carried out again; what was carried out before is not done twice. Safe while the services run.
+    carried out again; what was carried out before is not done twice. Rows of production are fetched from Kafka again, which keeps
+    them for days. Safe while the services run.
     """
     with database_at_work(settings) as url:
         left = asyncio.run(_of_services(settings, url, parsed.service or SERVICES, replay=parsed.replay))
@@ -62,3 +63,5 @@ async def _replay(service: Service) -> None:
     every: tuple[Reactions, ...] = (*service.reactions, foundation.erasures)
     for reactions in every:
         await reactions.replay()
+    for replay in service.replays:
+        await replay()

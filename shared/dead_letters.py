@@ -1,7 +1,7 @@
 """Events that a reader could not take: kept aside, told, and never silently skipped, so that everything else goes on.
 
 What a projection could not take is taken by a rebuild, which is the only way that keeps the order; what a reaction could not, by
-reacting again (`Reactions.replay`).
+reacting again (`Reactions.replay`); rows of production by fetching their record again (services/drift/feature_topic.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """An event (`source` and `position`) that a reader of the service could not take, and why. `reader`: projection or reaction."""
+    """What a reader of the service could not take, and why. `reader`: projection, reaction or features.
+
+    `source` and `position` say which event, or which record: `topic/partition@milliseconds` and its offset.
+    """
 
     service: str
     source: str

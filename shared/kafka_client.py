@@ -10,6 +10,7 @@ import contextlib
 import logging
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -218,6 +219,23 @@ def polled(consumer: Any, *, seconds: float) -> list[Any]:
     """The next records, those of each partition in order. Raises KafkaAway."""
     with kafka_errors():
         return [record for records in consumer.poll(timeout_ms=int(seconds * 1000)).values() for record in records]
+
+
+def record_at(consumer: Any, topic: str, partition: int, offset: int, *, seconds: float) -> Any:
+    """The record that is there, None if none is there any more. Raises KafkaAway, also when `seconds` were not enough."""
+    place = TopicPartition(topic, partition)
+    deadline = time.monotonic() + seconds
+    with kafka_errors():
+        if partition not in consumer.partitions_for_topic(topic):
+            return None
+        if not consumer.beginning_offsets([place])[place] <= offset < consumer.end_offsets([place])[place]:
+            return None
+        consumer.assign([place])
+        consumer.seek(place, offset)
+        while time.monotonic() < deadline:
+            for record in consumer.poll(timeout_ms=500, max_records=1).get(place, []):
+                return record if record.offset == offset else None
+    raise KafkaAway(f"{topic}/{partition}/{offset} did not come in {seconds:.0f} seconds")
 
 
 def topic_identity(consumer: Any, topic: str) -> Any:

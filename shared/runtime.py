@@ -254,7 +254,7 @@ class Rebuildable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """A service that was built: its routes, and what must run for as long as it serves."""
+    """A service that was built: its routes, what must run for as long as it serves, and what else takes dead letters again."""
 
     name: str
     foundation: Foundation
@@ -264,6 +264,7 @@ class Service:
     reactions: tuple[Reactions, ...] = ()
     folds: tuple[Rebuildable, ...] = ()
     measures: tuple[Measure, ...] = ()
+    replays: tuple[Callable[[], Awaitable[None]], ...] = ()
 
     @property
     def signs(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,8 +24,8 @@ from uuid import uuid4
 import asyncpg
 
 from shared.command import CommandContext, TooMuchContention
-from shared.dead_letters import put_aside
-from shared.errors import ProoftrailError, Unavailable
+from shared.dead_letters import DeadLetter, bring_back, letters_of, put_aside
+from shared.errors import NotFound, ProoftrailError, Unavailable
 from shared.event import Actor
 from shared.kafka_client import (
     KafkaAway,
@@ -33,9 +33,11 @@ from shared.kafka_client import (
     Topics,
     commit,
     end_consumer,
+    open_consumer,
     open_member,
     opened,
     polled,
+    record_at,
     topic_identity,
 )
 from shared.kafka_settings import KafkaSettings
@@ -56,6 +58,14 @@ PASSING = (OSError, Unavailable, TooMuchContention, asyncpg.PostgresError, async
 AnswerType = TypeVar("AnswerType")
 
 _log = logging.getLogger(__name__)
+
+
+class RecordGone(NotFound):
+    """Kafka does not hold a record any more that was put aside."""
+
+
+class RecordsOutOfReach(Unavailable):
+    """Records that were put aside cannot be fetched now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +123,49 @@ class FeatureTopic:
             self.kafka, self.kafka.features_topic, group=self.kafka.features_group, patience=self.patience
         )
 
+    async def replay(self) -> None:
+        """Takes again what was put aside and Kafka still holds; of the rest it says so. Raises RecordsOutOfReach."""
+        letters = [letter for letter in await letters_of(self.pool, service="drift") if letter.reader == READER]
+        try:
+            if letters:
+                await self._take_all_again(letters)
+        except KafkaAway as error:
+            raise RecordsOutOfReach(
+                "Rows of production that were put aside cannot be fetched now.",
+                why=str(error),
+                next_step="Check KAFKA_BOOTSTRAP and the other KAFKA_ variables, start Kafka, and replay again.",
+            ) from error
+
+    async def _take_all_again(self, letters: Sequence[DeadLetter]) -> None:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="features replayed") as thread:
+            consumer = await _on(thread, functools.partial(open_consumer, self.kafka, (), self.patience))
+            try:
+                for letter in letters:
+                    await self._take_again(letter, await _on(thread, functools.partial(self._fetch, consumer, letter)))
+            finally:
+                await _on(thread, functools.partial(end_consumer, consumer))
+
+    def _fetch(self, consumer: Any, letter: DeadLetter) -> Any:
+        """The record of the letter, None where Kafka has no more or another one."""
+        place, _, time_ms = letter.source.partition("@")
+        topic, _, partition = place.rpartition("/")
+        record = record_at(consumer, topic, int(partition), letter.position, seconds=self.patience.request_s)
+        return record if record is not None and str(record.timestamp) == time_ms else None
+
+    async def _take_again(self, letter: DeadLetter, record: Any) -> None:
+        if record is not None:
+            if await self._take(record):
+                await bring_back(self.pool, letter)
+        elif not letter.error.startswith(RecordGone.__name__):
+            gone = RecordGone(f"Kafka has it no more. It was put aside for: {letter.error}")
+            await self._put_aside(letter.source, letter.position, gone)
+
     async def _put_aside(self, source: str, offset: int, error: Exception) -> None:
         async with self.pool.acquire() as connection:
             await put_aside(connection, service="drift", source=source, position=offset, reader=READER, error=error)
 
-    async def _take(self, record: Any) -> None:
+    async def _take(self, record: Any) -> bool:
+        """Whether its rows count now; if not, it is put aside."""
         place = f"{record.topic}/{record.partition}"
         try:
             told = read_record(
@@ -134,8 +182,9 @@ class FeatureTopic:
         except (ProoftrailError, ValueError) as error:
             await self._put_aside(f"{place}@{record.timestamp}", record.offset, error)
             feature_records.add(1, {"outcome": "refused"})
-        else:
-            feature_records.add(1, {"outcome": "taken"})
+            return False
+        feature_records.add(1, {"outcome": "taken"})
+        return True
 
     def _context(self) -> CommandContext:
         return CommandContext(

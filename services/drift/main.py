@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shared.command import Folds
 from shared.http_feed import feed_router
@@ -46,6 +46,7 @@ async def build(runtime: Runtime) -> Service:
     drift = _drift(runtime, foundation)
     reactions = _reactions(runtime, foundation, drift)
     doors = runtime.doors(foundation, reactions=reactions)
+    features = _feature_topics(runtime, foundation, drift)
     return Service(
         name=SERVICE,
         foundation=foundation,
@@ -56,13 +57,14 @@ async def build(runtime: Runtime) -> Service:
             feed_router(doors=doors, access=foundation.access, store=foundation.store),
             log_router(doors=doors, access=foundation.access, log=foundation.log),
         ),
-        background=(drift.rounds.run, *_feature_topic(runtime, foundation, drift)),
+        background=(drift.rounds.run, *(topic.run for topic in features)),
+        replays=tuple(topic.replay for topic in features),
         reactions=(reactions,),
         measures=(lambda: drift.triage.measure(at=runtime.clock()),),
     )
 
 
-def _feature_topic(runtime: Runtime, foundation: Foundation, drift: Drift) -> tuple[Callable[[], Awaitable[None]], ...]:
+def _feature_topics(runtime: Runtime, foundation: Foundation, drift: Drift) -> tuple[Any, ...]:
     """The member of the group that reads rows from Kafka, where there is Kafka and a service whose rows they are."""
     kafka, subject = runtime.settings.kafka, runtime.settings.features_subject
     if kafka is None or subject is None:
@@ -72,7 +74,7 @@ def _feature_topic(runtime: Runtime, foundation: Foundation, drift: Drift) -> tu
     topic = FeatureTopic(
         kafka=kafka, subject=subject, ingestion=drift.ingestion, pool=foundation.pool, clock=runtime.clock
     )
-    return (topic.run,)
+    return (topic,)
 
 
 def _drift(runtime: Runtime, foundation: Foundation) -> Drift:

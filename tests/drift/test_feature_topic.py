@@ -15,11 +15,11 @@ import pytest
 from services.drift import feature_topic
 from services.drift.application.ingestion import Ingestion
 from services.drift.feature_records import UnreadableRecord, read_record
-from services.drift.feature_topic import READER, FeatureTopic
+from services.drift.feature_topic import READER, FeatureTopic, RecordsOutOfReach
 from services.drift.main import Drift
 from shared import kafka_client
 from shared.dead_letters import letters_of
-from shared.kafka_client import KafkaAway, Patience, Topics, end_producer, kafka_errors, open_producer
+from shared.kafka_client import KafkaAway, Patience, Topics, end_producer, kafka_errors, open_producer, partition_of
 from shared.kafka_settings import KafkaSettings
 from shared.runtime import utc_now
 from tests.drift.test_ingestion import part, second_plan
@@ -322,6 +322,74 @@ async def test_a_topic_that_was_deleted_is_made_again_and_its_new_rows_count(
         await until_taken(drift_house, 180)
     assert await taken(drift_house) == 180
     assert await letters(drift_house) == []
+
+
+async def test_what_was_put_aside_is_taken_once_its_cause_is_mended(
+    drift_house: TestHouse, kafka: KafkaSettings
+) -> None:
+    """A plan that is there by now; a second replay changes nothing, and what still cannot be taken stays."""
+    staff = await watching(drift_house, lateness_s=DAY)
+    early, other = split(rows(np.random.default_rng(3), hours=2), 60)
+    consumer = member(drift_house, kafka, staff.producer.subject)
+    async with consuming(consumer):
+        await until_topic(kafka)
+        value, _ = as_rows(early)
+        await send(kafka, [(value, {**HEADERS, "plan": "MP-2"}), (b"no rows", HEADERS), as_rows(other)], partition=0)
+        await until_letters(drift_house, 2)
+        await until_taken(drift_house, 60)
+    await second_plan(drift_house, staff, lateness_s=DAY)
+    for _ in range(2):
+        await consumer.replay()
+        assert [error.partition(":")[0] for error in await letters(drift_house)] == ["UnreadableRecord"]
+        assert await taken(drift_house, "MP-2") == 60
+    assert await taken(drift_house) == 60
+
+
+@pytest.mark.parametrize("lost", ["cut", "made anew", "deleted"])
+async def test_what_kafka_lost_stays_put_aside(drift_house: TestHouse, kafka: KafkaSettings, lost: str) -> None:
+    """Also where another record has its offset now: that one is taken for what it is, never for the one that is lost."""
+    staff = await watching(drift_house, lateness_s=DAY)
+    (batch,) = split(rows(np.random.default_rng(3)), 60)
+    consumer = member(drift_house, kafka, staff.producer.subject)
+    async with consuming(consumer):
+        await until_topic(kafka)
+        await send(kafka, [(b"no rows", HEADERS)], partition=0)
+        await until_letters(drift_house, 1)
+    if lost == "cut":
+        topics = Topics.of(kafka, Patience())
+        await asyncio.to_thread(topics._admin().delete_records, {partition_of(kafka.features_topic): 1})
+        topics.close()
+    else:
+        await delete_topic(kafka)
+    if lost == "made anew":
+        async with consuming(consumer):
+            await until_topic(kafka)
+            await send(kafka, [as_rows(batch)], partition=0)
+            await until_taken(drift_house, 60)
+    for _ in range(2):
+        await consumer.replay()
+        (error,) = await letters(drift_house)
+        assert error.startswith("RecordGone: Kafka has it no more. It was put aside for: UnreadableRecord: ")
+    assert await taken(drift_house) == (60 if lost == "made anew" else 0)
+
+
+async def test_a_replay_without_kafka_says_so(
+    drift_house: TestHouse, kafka: KafkaSettings, broker: KafkaBroker
+) -> None:
+    """The letters stay as they are; without any, nothing is asked."""
+    staff = await watching(drift_house, lateness_s=DAY)
+    consumer = member(drift_house, kafka, staff.producer.subject)
+    async with consuming(consumer):
+        await until_topic(kafka)
+        await send(kafka, [(b"no rows", HEADERS)])
+        await until_letters(drift_house, 1)
+    before = await letters(drift_house)
+    await asyncio.to_thread(broker.stop)
+    with pytest.raises(RecordsOutOfReach):
+        await replace(consumer, patience=Patience(request_s=1.0)).replay()
+    assert await letters(drift_house) == before
+    await drift_house.house.services["drift"].foundation.pool.execute("DELETE FROM drift.dead_letter")
+    await consumer.replay()
 
 
 def told(value: Any, **headers: str) -> Any:
