@@ -1,4 +1,4 @@
-"""What every feed promises, whether it reads the stores or Kafka."""
+"""What every feed promises, whether it reads the stores, Kafka, both, or one of them up to some positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 from shared.feed import Feed, StoreFeed
 from shared.kafka_feed import KafkaFeed
+from shared.past_feed import PastFeed
 from shared.projection import ProjectionRunner
+from shared.split_feed import SplitFeed
 from tests.shared.conftest import Stores
 from tests.shared.counting import READER, SOURCES, Tally
 from tests.shared.kafka.relays import PATIENCE, PATIENCE_S, relay_of, relaying
@@ -19,16 +21,20 @@ from tests.shared.kafka.relays import PATIENCE, PATIENCE_S, relay_of, relaying
 SOURCE, OTHER = SOURCES
 
 
-@pytest.fixture(params=["store", "kafka"])
+@pytest.fixture(params=["store", "kafka", "split", "past"])
 async def feed(request: pytest.FixtureRequest, stores: Stores) -> AsyncIterator[Feed]:
-    """A feed that nobody listens to yet."""
+    """A feed that nobody listens to yet. Split: one source is near, the other in Kafka. Past: as of a time that never comes."""
+    near = StoreFeed(pool=stores.pool, dsn=stores.url)
     if request.param == "store":
-        yield StoreFeed(pool=stores.pool, dsn=stores.url)
+        yield near
         return
-    kafka = request.getfixturevalue("kafka")
-    reading = KafkaFeed(kafka=kafka, services=SOURCES, patience=PATIENCE)
-    async with relaying(*(relay_of(stores, kafka, source) for source in SOURCES)):
-        yield reading
+    if request.param == "past":
+        yield PastFeed(feed=near, positions=dict.fromkeys(SOURCES, 10**9))
+        return
+    kafka, far = request.getfixturevalue("kafka"), SOURCES if request.param == "kafka" else (SOURCE,)
+    reading = KafkaFeed(kafka=kafka, services=far, patience=PATIENCE)
+    async with relaying(*(relay_of(stores, kafka, source) for source in far)):
+        yield reading if request.param == "kafka" else SplitFeed(own=[OTHER], near=near, far=reading)
         await reading.close()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared import people_topic
-from shared.directory import Directory, Names, TableNames
+from shared.directory import Directory, Names, SplitNames, TableNames
 from shared.kafka_client import Patience, Topics
 from shared.kafka_settings import KafkaSettings
 from shared.people_topic import PeopleRelay, PeopleTopics
@@ -66,12 +66,17 @@ async def until_forgotten(names: Names, commitment: str) -> None:
     await until(gone)
 
 
-@pytest.mark.parametrize("kind", ["table", "topic"])
+@pytest.mark.parametrize("kind", ["table", "topic", "split"])
 async def test_names_are_told_and_forgotten(stores: Stores, kafka: KafkaSettings, kind: str) -> None:
-    """The contract of both: entries of all services, whose subject they are, and none that was erased."""
+    """The contract of all: entries of all services, whose subject they are, and none that was erased. Split: one is near."""
     one, other = directory_of(stores), directory_of(stores, OTHER)
-    topics = PeopleTopics(kafka=kafka, services=SOURCES, patience=PATIENCE)
-    names: Names = TableNames(pool=stores.pool, services=SOURCES) if kind == "table" else topics
+    topics = PeopleTopics(kafka=kafka, services=[SOURCE] if kind == "split" else SOURCES, patience=PATIENCE)
+    kinds: dict[str, Names] = {
+        "table": TableNames(pool=stores.pool, services=SOURCES),
+        "topic": topics,
+        "split": SplitNames(near=TableNames(pool=stores.pool, services=[OTHER]), far=topics),
+    }
+    names = kinds[kind]
     async with at_work(topics.run, *(relay_of(stores, kafka, service).run for service in SOURCES)):
         grace = await one.commitment(subject="person-1", name=NAME)
         again = await other.commitment(subject="person-1", name=NAME)
