@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from inspect import signature
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
+from kafka.record.util import calc_crc32c
 
-from shared.kafka_client import KafkaAway, Patience, Topics
+from shared.kafka_client import (
+    KafkaAway,
+    Patience,
+    Topics,
+    commit,
+    end_consumer,
+    end_producer,
+    open_member,
+    open_producer,
+    polled,
+)
 from shared.kafka_settings import InvalidKafkaSetting, KafkaSettings, read_kafka_settings
+from shared.people_topic import PeopleTopics
 from tests.kafka_broker import SCRAM_PASSWORD, SCRAM_USER, KafkaBroker
 from tests.kafka_broker.certificates import make_certificates
 from tests.shared.conftest import Stores
-from tests.shared.kafka.relays import SOURCE, assert_whole, relay_of, relaying, until_relayed
+from tests.shared.kafka.relays import PATIENCE, PATIENCE_S, SOURCE, assert_whole, relay_of, relaying, until_relayed
 from tests.shared.kafka.test_kafka_feed import read_to, reading
+from tests.shared.kafka.test_people_topic import at_work, directory_of, relay_of as names_relay_of, until_known
 
 
 def mutual_tls(broker: KafkaBroker) -> dict[str, str]:
@@ -53,6 +69,41 @@ async def test_events_travel_over_a_secured_listener(
         await until_relayed(stores, 3)
         assert await read_to(feed, 3) == await stores.feed.read(service=SOURCE, after=0, limit=9)
     await assert_whole(stores, kafka)
+
+
+@pytest.mark.parametrize("way", [mutual_tls, scram])
+async def test_names_and_members_of_a_group_travel_so_too(
+    stores: Stores, kafka: KafkaSettings, broker: KafkaBroker, way: object
+) -> None:
+    """Directories with the settings of the environment, and a record for a member of the group of features."""
+    assert callable(way)
+    secured = settings_of(way(broker), kafka)
+    names = PeopleTopics(kafka=secured, services=[SOURCE], patience=PATIENCE)
+    async with at_work(names.run, names_relay_of(stores, secured).run):
+        await until_known(names, await directory_of(stores).commitment(subject="person-1", name="Grace"))
+    assert await asyncio.to_thread(taken_by_a_member, secured) == [b"rows"]
+
+
+def taken_by_a_member(kafka: KafkaSettings) -> list[bytes]:
+    topics, producer = Topics.of(kafka, PATIENCE), open_producer(kafka, PATIENCE)
+    topics.ensure_shared(kafka.features_topic, {}, partitions=2)
+    topics.close()
+    producer.send(kafka.features_topic, value=b"rows").get(PATIENCE_S)
+    end_producer(producer)
+    member = open_member(kafka, kafka.features_topic, group=kafka.features_group, patience=PATIENCE)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (records := polled(member, seconds=0.5)):
+            assert time.monotonic() < deadline, "the member was given nothing"
+        commit(member)
+    finally:
+        end_consumer(member)
+    return [record.value for record in records]
+
+
+def test_the_checksum_of_records_is_the_native_one() -> None:
+    """The one in Python is eight times slower, and everything else would still work."""
+    assert signature(calc_crc32c).parameters["_crc32c"].default is crc32c
 
 
 @pytest.mark.parametrize("mistake", ["no certificate", "another authority", "wrong password", "plain text"])
