@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import httpx
 from benchmarks.result import Result, not_run, within
 from services.composition import local_issuer
 from shared.settings import Settings
-from tests.serving import CHECKOUT, served
+from tests.serving import CHECKOUT, bare_environment, served
 
 LIMIT_MEGABYTES = 700.0
 LIMIT_SECONDS = 180.0
@@ -59,8 +58,7 @@ def _measure(data: Path) -> list[Result]:
 
 
 def _environment(data: Path) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    return {**inherited, "PROOFTRAIL_DATA": str(data)}
+    return {**bare_environment(), "PROOFTRAIL_DATA": str(data)}
 
 
 def _family(process: int, data: Path) -> list[int]:

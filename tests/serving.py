@@ -19,6 +19,14 @@ READY_SECONDS_MAX = 120.0
 CHECKOUT = Path(__file__).parent.parent
 
 
+DEPLOYED = ("DATABASE_URL", "KAFKA_", "OTEL_", "PROOFTRAIL_")
+
+
+def bare_environment() -> dict[str, str]:
+    """What the shell sets, without that by which a process of a test would join, and change, somebody's deployment."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(DEPLOYED)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServedProcess:
     """A process that serves, and where."""
@@ -59,7 +67,7 @@ def start(
     """
     ports = {"PROOFTRAIL_PORT": free_port(), "PROOFTRAIL_METRICS_PORT": free_port(), "PROOFTRAIL_GRPC_PORT": 0}
     environment = {
-        **{name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
+        **bare_environment(),
         "PROOFTRAIL_DATA": str(data),
         **{name: str(port) for name, port in ports.items()},
         **({"DATABASE_URL": database_url} if database_url else {}),

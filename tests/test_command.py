@@ -18,7 +18,7 @@ import pytest
 
 from services.composition import local_issuer
 from shared.settings import Settings
-from tests.serving import CHECKOUT, served
+from tests.serving import CHECKOUT, bare_environment, served
 
 SYSTEM = {"name": "Flights", "intended_use": "Warn.", "risk_class": "limited", "reason": "a system of its own"}
 
@@ -33,9 +33,7 @@ def data() -> Iterator[Path]:
 
 def command(data: Path, *arguments: str, port: int | None = None, token: str = "") -> subprocess.CompletedProcess[str]:
     """Runs `prooftrail` on the data folder."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "PROOFTRAIL_TOKEN")
-    }
+    environment = bare_environment()
     environment |= {"PROOFTRAIL_DATA": str(data), **({"PROOFTRAIL_PORT": str(port)} if port else {})}
     environment |= {"PROOFTRAIL_TOKEN": token} if token else {}
     return subprocess.run(
@@ -167,7 +165,7 @@ def test_embedded_mode_refuses_an_address_that_others_can_reach(data: Path) -> N
     ended = subprocess.run(
         [sys.executable, "-m", "services"],
         cwd=CHECKOUT,
-        env={**os.environ, "PROOFTRAIL_DATA": str(data), "PROOFTRAIL_HOST": "0.0.0.0"},
+        env={**bare_environment(), "PROOFTRAIL_DATA": str(data), "PROOFTRAIL_HOST": "0.0.0.0"},
         capture_output=True,
         text=True,
         check=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from tests.foreign import append_foreign
 from tests.house import fresh_database
-from tests.serving import CHECKOUT, served
+from tests.serving import CHECKOUT, bare_environment, served
 
 NONE_LEFT, SOME_LEFT = 0, 1
 
@@ -21,7 +20,7 @@ def dead_letters(url: str, data: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and what it prints."""
     done = subprocess.run(
         [sys.executable, "-m", "services.command", "dead-letters", *arguments], cwd=CHECKOUT, check=False,
-        env={**os.environ, "DATABASE_URL": url, "PROOFTRAIL_DATA": str(data)}, capture_output=True, text=True, timeout=120,
+        env={**bare_environment(), "DATABASE_URL": url, "PROOFTRAIL_DATA": str(data)}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stderr == "" or done.returncode in (NONE_LEFT, SOME_LEFT), done.stderr
     return done.returncode, done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from shared.database_roles import FEED, LoginMissing, address_for, given_logins
 from shared.migrations import SchemaBehind
 from shared.settings import InvalidSetting, Settings, read_settings
 from tests.house import fresh_database
-from tests.serving import CHECKOUT, served
+from tests.serving import CHECKOUT, bare_environment, served
 
 SYSTEM = {"key": "loans", "name": "L", "intended_use": "tests", "risk_class": "limited", "reason": "tests"}
 
@@ -71,7 +70,7 @@ async def place(server_url: str, tmp_path: Path) -> AsyncIterator[Place]:
 def migrate(place: Place, data: Path) -> subprocess.CompletedProcess[str]:
     """The job of a release, as a process of its own."""
     environment = {
-        **os.environ,
+        **bare_environment(),
         "DATABASE_URL": place.owner_url,
         "PROOFTRAIL_LOGINS": str(place.logins),
         "PROOFTRAIL_DATA": str(data),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from tests.house import fresh_database, problem_of, running_house
 from tests.requirements.test_http_api import staffed
-from tests.serving import CHECKOUT, free_port
+from tests.serving import CHECKOUT, bare_environment, free_port
 from tests.shared.s3_server import BUCKET, S3Server, environment, installed, running
 from tests.shared.s3_server.fixtures import s3_server
 
@@ -65,7 +64,7 @@ async def test_a_start_with_a_bad_bucket_says_what_is_wrong(
                 [sys.executable, "-m", "services"],
                 cwd=CHECKOUT,
                 env={
-                    **os.environ,
+                    **bare_environment(),
                     **variables,
                     "DATABASE_URL": database,
                     "PROOFTRAIL_DATA": str(tmp_path),
