@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -24,7 +25,17 @@ class CannotRun(Exception):
 
 
 def installed() -> Path:
-    """The folder with the jars. As root on Debian missing programs are installed. Raises CannotRun."""
+    """The folder with the jars. As root on Debian missing programs are installed. Raises CannotRun.
+
+    Of several test runs and their workers one installs, and the others find it done.
+    """
+    INSTALLATIONS.mkdir(parents=True, exist_ok=True)
+    with (INSTALLATIONS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _installed()
+
+
+def _installed() -> Path:
     if not _programs_are_there() and os.geteuid() == 0 and shutil.which("apt-get"):
         _install_programs()
     if not _programs_are_there():
