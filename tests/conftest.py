@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from shared.embedded_postgres import EmbeddedPostgres
 from tests.house import TestHouse, running_house
 from tests.kafka_broker.fixtures import broker, kafka, kafka_of_the_run
+from tests.npm_packages import NOT_TESTED
 
 __all__ = ["broker", "house", "kafka", "kafka_of_the_run", "server_url"]
 
@@ -27,6 +28,17 @@ settings.register_profile(
 )
 settings.register_profile("night", deadline=None, max_examples=5_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "settled"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says once, in red, what a missing program left untested, also where workers ran the tests."""
+    reasons = {
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple) and NOT_TESTED in report.longrepr[2]
+    }
+    for reason in sorted(reasons):
+        terminalreporter.write_line(reason, red=True, bold=True)
 
 
 @pytest.fixture(scope="session")

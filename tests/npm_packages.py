@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import pytest
 
+NOT_TESTED = "NOT TESTED"
 BUILD = Path(__file__).parents[1] / "build"
 INSTALL_TIMEOUT_S = 180
 START_TIMEOUT_S = 120
@@ -71,13 +72,8 @@ def _install(npm: str, pins: list[Path], folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def skip_loudly(request: pytest.FixtureRequest, *, what: str, reason: CannotRun | str) -> NoReturn:
-    """Skips with one line that nobody overlooks; in CI a skip is a failure."""
+def skip_loudly(*, what: str, reason: Exception | str) -> NoReturn:
+    """Skips with one line that nobody overlooks, at the end of the run (tests/conftest.py); in CI a skip is a failure."""
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what}: {reason}", pytrace=False)
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    capture = request.config.pluginmanager.get_plugin("capturemanager")
-    if terminal is not None and capture is not None:
-        with capture.global_and_fixture_disabled():
-            terminal.write_line(f"\nNOT TESTED {what}: {reason}", red=True, bold=True)
-    pytest.skip(str(reason))
+    pytest.skip(f"{NOT_TESTED} {what}: {reason}")

@@ -84,13 +84,13 @@ async def _printing(*command: str, **environment: str) -> AsyncIterator[Printing
         await process.communicate()
 
 
-def _require(request: pytest.FixtureRequest, language: str) -> None:
+def _require(language: str) -> None:
     needs = {"node": f"Node.js {NODE_VERSION_MIN} or newer", "curl": "curl and bash"}
     missing = [
         name for name in ({"curl": ("curl", "bash"), "node": ("node",)}.get(language, ())) if not shutil.which(name)
     ]
     if missing:
-        skip_loudly(request, what=f"the example for {language}", reason=CannotRun(f"install {needs[language]}"))
+        skip_loudly(what=f"the example for {language}", reason=CannotRun(f"install {needs[language]}"))
 
 
 async def _register(who: Client, *systems: str) -> None:
@@ -104,9 +104,9 @@ async def _told(who: Client) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("language", SUBSCRIBERS)
-async def test_a_subscriber_in_ten_lines_resumes(request: pytest.FixtureRequest, wire: Wire, language: str) -> None:
+async def test_a_subscriber_in_ten_lines_resumes(wire: Wire, language: str) -> None:
     """Killed, it goes on at the position that it is given; cut off, by itself; and it prints every event once."""
-    _require(request, language)
+    _require(language)
     ada = wire.house.client("Ada Author")
     await _register(ada, "one", "two", "three")
     told = await _told(ada)

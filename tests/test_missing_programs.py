@@ -31,6 +31,14 @@ os.geteuid = lambda: 0
 installation.INSTALLATIONS = pathlib.Path({folder!r}) / "build" / "jars"
 print(sorted(one.name for one in installation.installed().iterdir()))
 """
+SKIPPING = """
+import pytest
+from tests.npm_packages import skip_loudly
+
+@pytest.mark.parametrize("number", range(3))
+def test_needs_a_program(number):
+    skip_loudly(what="against a real thing", reason=RuntimeError("install the thing"))
+"""
 
 
 def test_of_several_workers_one_installs(tmp_path: Path) -> None:
@@ -50,6 +58,28 @@ def test_of_several_workers_one_installs(tmp_path: Path) -> None:
     answers = [worker.communicate(timeout=120) for worker in workers]
     assert [told for told, _ in answers] == ["['kafka.jar']\n"] * 3, answers
     assert (tmp_path / "fetched").read_text() == "fetched\n"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_was_not_tested_is_said_once_at_the_end(tmp_path: Path, workers: str) -> None:
+    """Also where workers ran the tests, which is how `make test` runs them; in CI it is a failure."""
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_terminal_summary\n")
+    (tmp_path / "test_it.py").write_text(SKIPPING)
+    said = run_pytest(tmp_path, workers, ci="")
+    assert said.returncode == 0, said.stdout
+    lines = said.stdout.splitlines()
+    assert lines.count("NOT TESTED against a real thing: install the thing") == 1, said.stdout
+    failed = run_pytest(tmp_path, workers, ci="true")
+    assert failed.returncode == 1
+    assert "3 failed" in failed.stdout
+
+
+def run_pytest(folder: Path, workers: str, *, ci: str) -> subprocess.CompletedProcess[str]:
+    options = ("-n", workers, "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(folder))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(folder)], cwd=CHECKOUT, timeout=120, check=False,
+        env={**bare_environment(), "CI": ci, "PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True,
+    )  # fmt: skip
 
 
 async def test_a_test_never_joins_the_deployment_of_the_shell(

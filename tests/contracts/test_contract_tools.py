@@ -19,14 +19,14 @@ TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="session")
-def modules(request: pytest.FixtureRequest) -> Path:
+def modules() -> Path:
     """The installed tools."""
     try:
         return npm_packages.installed(
             PINS, name="contract-tools", node="18", runs="Number(process.versions.node.split('.')[0]) >= 18"
         )
     except CannotRun as reason:
-        skip_loudly(request, what="AsyncAPI document and protos by their own tools", reason=reason)
+        skip_loudly(what="AsyncAPI document and protos by their own tools", reason=reason)
 
 
 def _run(*command: str | Path, cwd: Path = CHECKOUT) -> tuple[int, str]:

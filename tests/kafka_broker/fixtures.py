@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 
@@ -11,22 +10,16 @@ import pytest
 from shared.kafka_settings import KafkaSettings
 from tests.kafka_broker.broker import KafkaBroker
 from tests.kafka_broker.installation import CannotRun, installed
+from tests.npm_packages import skip_loudly
 
 
 @pytest.fixture(scope="session")
-def kafka_of_the_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+def kafka_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
     """Started at the first test that needs it; without Java or Maven those tests are skipped, and in CI they fail."""
     try:
         jars = installed()
     except CannotRun as reason:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"Kafka: {reason}", pytrace=False)
-        terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-        capture = request.config.pluginmanager.get_plugin("capturemanager")
-        if terminal is not None and capture is not None:
-            with capture.global_and_fixture_disabled():
-                terminal.write_line(f"\nNOT TESTED against a real Kafka: {reason}", red=True, bold=True)
-        pytest.skip(str(reason))
+        skip_loudly(what="against a real Kafka", reason=reason)
     broker = KafkaBroker(jars=jars, folder=tmp_path_factory.mktemp("kafka") / "node", short_lived=True)
     broker.start()
     try:

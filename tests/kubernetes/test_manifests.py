@@ -40,14 +40,14 @@ Manifest = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def kustomize(request: pytest.FixtureRequest) -> Path:
+def kustomize() -> Path:
     """The program that puts overlays together."""
     try:
         return go_program(
             name="kustomize", module="sigs.k8s.io/kustomize/kustomize/v5", version=KUSTOMIZE, folder="kustomize"
         )
     except CannotRun as reason:
-        skip_loudly(request, what="the manifests of Kubernetes", reason=reason)
+        skip_loudly(what="the manifests of Kubernetes", reason=reason)
 
 
 @cache

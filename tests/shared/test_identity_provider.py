@@ -33,11 +33,11 @@ Verifier = Callable[..., TokenVerifier]
 
 
 @pytest.fixture(scope="module")
-def provider(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IdentityProvider]:
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IdentityProvider]:
     try:
         modules = installed()
     except CannotRun as reason:
-        skip_loudly(request, what="against a real identity provider", reason=reason)
+        skip_loudly(what="against a real identity provider", reason=reason)
     with running(modules, tmp_path_factory.mktemp("identity-provider") / "log") as started:
         yield started
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from shared.log.note import COSIGNATURE, NOTE, SigningKey, cosign_note, sign_not
 from shared.log.promise import promise_text
 from shared.log.statements import recovery_text, rotation_text
 from shared.log.tile_paths import encode_entries, tile_path, tiles_of
+from tests.npm_packages import skip_loudly
 from tests.shared.log.go_check import CannotBuild, built
 from tests.shared.log.trees import entries
 
@@ -32,18 +32,11 @@ SIZES = (1, 2, 255, 256, 257, 65_536, 65_793, 66_000)
 
 
 @pytest.fixture(scope="module")
-def program(request: pytest.FixtureRequest) -> Path:
+def program() -> Path:
     try:
         return built()
     except CannotBuild as reason:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"check with Go: {reason}", pytrace=False)
-        terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-        capture = request.config.pluginmanager.get_plugin("capturemanager")
-        if terminal is not None and capture is not None:
-            with capture.global_and_fixture_disabled():
-                terminal.write_line(f"\nNOT TESTED against Go's own log and notes: {reason}", red=True, bold=True)
-        pytest.skip(str(reason))
+        skip_loudly(what="against Go's own log and notes", reason=reason)
 
 
 @pytest.fixture(scope="module")
