@@ -29,7 +29,7 @@ REASON = random.Random(1).randbytes(20_000).hex()
 
 
 @pytest.fixture
-def small_disk(request: pytest.FixtureRequest) -> Iterator[Path]:
+def small_disk() -> Iterator[Path]:
     """A file system of its own that PostgreSQL can fill; needs root to mount it."""
     with tempfile.TemporaryDirectory(prefix="prooftrail-test-") as parent:
         Path(parent).chmod(0o755)  # as root the server runs under another account
@@ -37,7 +37,7 @@ def small_disk(request: pytest.FixtureRequest) -> Iterator[Path]:
         folder.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m,mode=755", "tmpfs", str(folder)]
         if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-            skip_loudly(request, what="on a full disk", reason="mounting a small file system needs root")
+            skip_loudly(what="on a full disk", reason="mounting a small file system needs root")
         try:
             yield folder
         finally:
