@@ -119,6 +119,13 @@ def test_a_person_is_erased_while_the_services_run(data: Path) -> None:
         kept = command(data, "erase", olga, "--reason", "objection")
         assert (kept.returncode, "owner of flights" in kept.stderr) == (2, True)
         assert command(data, "erase", olga, "--reason", "she asked").returncode == 2
+        heir = command(data, "subject", "Hanna Heir").stdout.strip()
+        handed_over = command(data, "hand-over", "flights", heir, "--reason", "the owner left")
+        assert (handed_over.returncode, f"{heir} is the only owner" in handed_over.stdout) == (0, True), (
+            handed_over.stderr
+        )
+        kept = command(data, "erase", olga, "--reason", "objection")
+        assert (kept.returncode, "has to be kept until" in kept.stderr) == (2, True)
         assert FORGOTTEN not in (data / "issuer" / "people.json").read_text()
     assert not in_files(data, FORGOTTEN, but=("pg_wal",))
 
