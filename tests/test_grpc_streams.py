@@ -97,7 +97,7 @@ async def test_nobody_sees_what_they_hold_no_role_in(house: TestHouse) -> None:
     """Nothing of another's system but that there were events; with a role all of it, and without it again nothing more."""
     ada, eve = house.client("Ada Author"), house.client("Eve Else")
     await _register(ada, "hers")
-    role = {"subject": eve.subject, "role": "auditor"}
+    role: dict[str, Any] = {"subject": eve.subject, "role": "auditor"}
     async with streams_serving(house) as wire:
         stream = wire.subscribe(eve)
         heartbeat = await stream.read()

@@ -184,9 +184,9 @@ async def test_a_changed_key_is_followed_from_the_one_that_was_pinned(sealed: Se
         proof = json.loads(unpacked(pack.getvalue())["proof/requirements.json"])
         assert [key["vkey"] for key in proof["keys"]] == list(log.signer.vkeys)
         assert len(proof["keys"]) == 2
-    pack = await exported(sealed, known=position)
+    before = await exported(sealed, known=position)
     await hide_the_logs_own(sealed)
-    assert await exported(sealed, known=position) == pack
+    assert await exported(sealed, known=position) == before
     newer = [key for key in pins.keys if not key.name.endswith("/requirements")]
     followed = Pins(frozenset([*newer, parse_key(log.signer.vkey)]))
     assert verify(await sealed.exported(), followed).code is Code.PROVEN
