@@ -30,7 +30,7 @@ from shared.kafka_client import (
 )
 from shared.kafka_settings import KafkaSettings
 from shared.recent_events import RecentEvents
-from shared.topic_cursor import Fill, TopicCursor
+from shared.topic_cursor import Fill, TopicCursor, tell_no_gap_yet
 from shared.topic_records import NEVER, Elsewhere, read_pulses, read_record
 
 CURSORS_MAX = 4
@@ -83,6 +83,8 @@ class KafkaFeed:
         self._signals: dict[str, asyncio.Event] = {}
         self._used: list[TopicCursor] = []
         self._cursors: dict[str, list[TopicCursor]] = {service: [] for service in services}
+        for service in services:
+            tell_no_gap_yet(service)
 
     async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
         events = self._recent[service].after(after, limit=limit)

@@ -41,6 +41,12 @@ _gaps = metrics.get_meter("prooftrail").create_counter(
     description="Events that were missing in the topic and read from the producer",
 )
 
+
+def tell_no_gap_yet(service: str) -> None:
+    """From 0 on every gap is an increase, which an alarm can see."""
+    _gaps.add(0, {"service": service})
+
+
 Fill = Callable[[str, int, int], Sequence[RecordedEvent]]
 """Reads events from the producer's own feed: service, position after which, how many at most. Raises OSError."""
 
