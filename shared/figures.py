@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import asyncpg
 from opentelemetry import metrics
@@ -46,11 +47,19 @@ RELAY_BACKLOG = Figure(
     "prooftrail.relay.backlog", unit="{event}", description="Events that are stored and not yet acknowledged by Kafka"
 )
 RELAY_AGE = Figure("prooftrail.relay.age", unit="s", description="How long the oldest of them has waited")
+FEATURES_LAG = Figure(
+    "prooftrail.features.lag", unit="{record}", description="Records of rows in our partitions that were not yet taken"
+)
 _position = Figure(
     "prooftrail.consumer.position", unit="{event}", description="The last position of the source that was taken"
 )
 _lag = Figure(
     "prooftrail.consumer.lag", unit="{event}", description="Events of the source that were recorded and not yet taken"
+)
+_silence = Figure(
+    "prooftrail.source.silence",
+    unit="s",
+    description="How long ago the source last said that it lives, as far as it was heard here",
 )
 _dead_letters = Figure(
     "prooftrail.dead_letters", unit="{event}", description="Events that a reader could not take, which are kept aside"
@@ -64,12 +73,16 @@ _connections_max = Figure(
 
 
 async def tell_consumer(*, service: str, consumer: str, positions: Mapping[str, int], feed: Feed) -> None:
-    """Shows how far the consumer of the service has got with each source, and how far that is behind."""
+    """Shows how far the consumer of the service has got with each source, how far that is behind, and how old that knowledge is."""
     labels = {source: {"service": service, "consumer": consumer, "source": source} for source in positions}
-    heads = {source: (await feed.pulse(service=source)).head for source in positions}
+    pulses = {source: await feed.pulse(service=source) for source in positions}
+    now = datetime.now(UTC)
     owner = (service, consumer)
     _position.tell(owner, *((at, labels[source]) for source, at in positions.items()))
-    _lag.tell(owner, *((max(0, heads[source] - at), labels[source]) for source, at in positions.items()))
+    _lag.tell(owner, *((max(0, pulses[source].head - at), labels[source]) for source, at in positions.items()))
+    _silence.tell(
+        owner, *((max(0.0, (now - pulses[source].at).total_seconds()), labels[source]) for source in positions)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

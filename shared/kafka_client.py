@@ -238,6 +238,13 @@ def record_at(consumer: Any, topic: str, partition: int, offset: int, *, seconds
     raise KafkaAway(f"{topic}/{partition}/{offset} did not come in {seconds:.0f} seconds")
 
 
+def lag_of(consumer: Any) -> int:
+    """How many records its partitions hold behind where it is, as far as it has heard."""
+    ends = {partition: consumer.highwater(partition) for partition in consumer.assignment()}
+    with kafka_errors():
+        return sum(max(0, end - consumer.position(partition)) for partition, end in ends.items() if end is not None)
+
+
 def topic_identity(consumer: Any, topic: str) -> Any:
     """Another one when the topic was made anew, as far as the consumer has heard."""
     return consumer._cluster.topic_id(topic)

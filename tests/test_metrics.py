@@ -27,6 +27,7 @@ SYSTEMS = "/v1/systems"
 RACERS = 24
 VERSION = "network_protocol_version=1.1"
 CALL = "prooftrail.requirements.v1.RequirementsService/GetAiSystem"
+Metrics = dict[str, dict[tuple[str, ...], float]]
 BODY = {"key": "loans", "name": "Loans", "intended_use": "tests", "risk_class": "limited", "reason": "tests"}
 
 
@@ -40,26 +41,34 @@ class Process:
     metrics_port: int
     token: str
 
-    async def scraped(self) -> dict[str, dict[tuple[str, ...], float]]:
-        """Each metric's values by its labels, written `name=value` in order of name."""
-        async with httpx.AsyncClient(trust_env=False) as client:
-            text = (await client.get(f"http://127.0.0.1:{self.metrics_port}/metrics")).text
-        found: dict[str, dict[tuple[str, ...], float]] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                labels = (f"{name}={value}" for name, value in sample.labels.items() if not name.startswith("otel_"))
-                found.setdefault(sample.name, {})[tuple(sorted(labels))] = sample.value
-        return found
+    async def scraped(self) -> Metrics:
+        return await scraped(self.metrics_port)
 
-    async def shown(self, holds: Callable[[dict[str, dict[tuple[str, ...], float]]], bool]) -> None:
-        """Returns once a scrape is as wanted: some figures are looked up every few seconds."""
-        metrics: dict[str, dict[tuple[str, ...], float]] = {}
-        for _ in range(int(PATIENCE_S / 0.2)):
-            metrics = await self.scraped()
-            if holds(metrics):
-                return
-            await asyncio.sleep(0.2)
-        raise AssertionError(metrics)
+    async def shown(self, holds: Callable[[Metrics], bool]) -> None:
+        await until_shown(self.metrics_port, holds)
+
+
+async def scraped(port: int) -> Metrics:
+    """Each metric's values by its labels, written `name=value` in order of name."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    found: Metrics = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = (f"{name}={value}" for name, value in sample.labels.items() if not name.startswith("otel_"))
+            found.setdefault(sample.name, {})[tuple(sorted(labels))] = sample.value
+    return found
+
+
+async def until_shown(port: int, holds: Callable[[Metrics], bool]) -> None:
+    """Returns once a scrape is as wanted: some figures are looked up every few seconds."""
+    metrics: Metrics = {}
+    for _ in range(int(PATIENCE_S / 0.2)):
+        metrics = await scraped(port)
+        if holds(metrics):
+            return
+        await asyncio.sleep(0.2)
+    raise AssertionError(metrics)
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,14 @@ from shared.command import CommandContext, TooMuchContention
 from shared.dead_letters import DeadLetter, bring_back, letters_of, put_aside
 from shared.errors import NotFound, ProoftrailError, Unavailable
 from shared.event import Actor
+from shared.figures import FEATURES_LAG
 from shared.kafka_client import (
     KafkaAway,
     Patience,
     Topics,
     commit,
     end_consumer,
+    lag_of,
     open_consumer,
     open_member,
     opened,
@@ -108,7 +110,9 @@ class FeatureTopic:
                     await self._take(record)
                 if records:
                     await _on(threads, functools.partial(commit, consumer))
+                FEATURES_LAG.tell(READER, (await _on(threads, functools.partial(lag_of, consumer)), {}))
         finally:
+            FEATURES_LAG.tell(READER)
             if consumer is not None:
                 threads.submit(end_consumer, consumer)
             threads.shutdown(wait=False)
