@@ -8,7 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from services.composition import SERVICES
+from services.drift.feature_records import FeatureRecord, InferenceRequest
 from shared.errors import Conflict
 from shared.event import Fact
 from shared.event_schema import asyncapi_document, event_schema, schema_name
@@ -36,7 +39,11 @@ def published_facts() -> dict[str, tuple[type[Fact], ...]]:
 def documents() -> dict[str, str]:
     """What is generated, by path below the folder: the AsyncAPI document and the schema of each event's current version."""
     facts = published_facts()
-    files = {"asyncapi.json": _text(asyncapi_document(facts, version=VERSION))}
+    (inference,), schemas = msgspec.json.schema_components(
+        [InferenceRequest], ref_template="#/components/schemas/{name}"
+    )
+    rows = {"rows": FeatureRecord.model_json_schema(), "inferenceRequest": inference}
+    files = {"asyncapi.json": _text(asyncapi_document(facts, version=VERSION, rows=rows, schemas=schemas))}
     for service, types in facts.items():
         for fact in types:
             files[f"schemas/{schema_name(fact.TOPIC, fact.SCHEMA)}"] = _text(event_schema(service, fact))

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from shared.event import Actor, Fact
+from shared.topic_schema import further_channels, further_operations
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 HEX_SHA256 = "^[0-9a-f]{64}$"
@@ -39,6 +40,7 @@ _ENVELOPE: dict[str, Any] = {
 }
 
 _KAFKA_ONLY = ("ce_epoch", "ce_dataref")
+_OPTIONAL_HEADERS = ("ce_dataref", "traceparent")
 
 _HEADERS: dict[str, Any] = {
     "ce_specversion": {"type": "string", "const": "1.0"},
@@ -107,8 +109,16 @@ def event_schema(service: str, fact: type[Fact]) -> dict[str, Any]:
     }
 
 
-def asyncapi_document(facts: Mapping[str, Sequence[type[Fact]]], *, version: str) -> dict[str, Any]:
-    """The AsyncAPI document of all services: topics in Kafka, server-sent events, webhooks. Payloads lie in schemas/."""
+def asyncapi_document(
+    facts: Mapping[str, Sequence[type[Fact]]],
+    *,
+    version: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    schemas: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The AsyncAPI document of all services: topics in Kafka, server-sent events, webhooks. Payloads of events lie in schemas/;
+    `rows` are those of rows of production, by format, and `schemas` what they refer to in `#/components/schemas`.
+    """
     return {
         "asyncapi": ASYNCAPI,
         "info": {
@@ -124,32 +134,46 @@ def asyncapi_document(facts: Mapping[str, Sequence[type[Fact]]], *, version: str
         },
         "defaultContentType": "application/json",
         "servers": _SERVERS,
-        "channels": {
-            f"{service}{way}": channel
-            for service in facts
-            for way, channel in (
-                ("Topic", _channel(facts[service], "kafka", f"prooftrail.{service}")),
-                ("Stream", _channel(facts[service], "http", f"/v1/{service}/events/stream")),
-                ("Webhook", _channel(facts[service], "receiver", None, trait="signedCloudEvent")),
-            )
-        },
-        "operations": {
-            f"send{service.capitalize()}{way}": {
-                "action": "send",
-                "channel": {"$ref": f"#/channels/{service}{way}"},
-                "summary": f"Events of {service}",
-            }
-            for service in facts
-            for way in ("Topic", "Stream", "Webhook")
-        },
+        "channels": _event_channels(facts) | further_channels(facts, rows=rows),
+        "operations": _event_operations(facts) | further_operations(facts),
         "components": {
             "messages": {key: message for service in facts for key, message in _messages(facts[service])},
             "messageTraits": {
-                "cloudEvent": {"headers": {"type": "object", "properties": _HEADERS}},
-                "signedCloudEvent": {"headers": {"type": "object", "properties": _WEBHOOK_HEADERS}},
+                "cloudEvent": {"headers": _headers(_HEADERS)},
+                "signedCloudEvent": {"headers": _headers(_WEBHOOK_HEADERS)},
             },
+            "schemas": dict(schemas),
         },
     }
+
+
+def _event_channels(facts: Mapping[str, Sequence[type[Fact]]]) -> dict[str, Any]:
+    return {
+        f"{service}{way}": channel
+        for service in facts
+        for way, channel in (
+            ("Topic", _channel(facts[service], "kafka", f"prooftrail.{service}")),
+            ("Stream", _channel(facts[service], "http", f"/v1/{service}/events/stream")),
+            ("Webhook", _channel(facts[service], "receiver", None, trait="signedCloudEvent")),
+        )
+    }
+
+
+def _event_operations(facts: Iterable[str]) -> dict[str, Any]:
+    return {
+        f"send{service.capitalize()}{way}": {
+            "action": "send",
+            "channel": {"$ref": f"#/channels/{service}{way}"},
+            "summary": f"Events of {service}",
+        }
+        for service in facts
+        for way in ("Topic", "Stream", "Webhook")
+    }
+
+
+def _headers(properties: Mapping[str, Any]) -> dict[str, Any]:
+    required = [name for name in properties if name not in _OPTIONAL_HEADERS]
+    return {"type": "object", "properties": dict(properties), "required": required}
 
 
 def _channel(

@@ -22,6 +22,7 @@ from shared.dead_letters import letters_of
 from shared.kafka_client import KafkaAway, Patience, Topics, end_producer, kafka_errors, open_producer, partition_of
 from shared.kafka_settings import KafkaSettings
 from shared.runtime import utc_now
+from tests.asyncapi import require_message
 from tests.drift.test_ingestion import part, second_plan
 from tests.drift.traffic import HOUR, PLANS, SYSTEM, Staff, rows, watching
 from tests.house import TestHouse
@@ -137,6 +138,9 @@ async def test_rows_by_kafka_make_the_windows_that_they_make_over_http(
     batch = rows(np.random.default_rng(8), hours=24)
     parts = split(batch, 30)
     messages = [as_rows(one) if number % 2 else as_inference(one) for number, one in enumerate(parts)]
+    for number, (value, headers) in enumerate(messages):
+        message = "rows" if number % 2 else "inferenceRequest"
+        require_message(headers, json.loads(value), channel="featuresTopic", message=message)
     counts = [CountedIngestion(member(drift_house, kafka, "").ingestion) for _ in range(2)]
     members = [
         replace(member(drift_house, kafka, staff.producer.subject), ingestion=cast("Ingestion", one)) for one in counts

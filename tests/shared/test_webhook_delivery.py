@@ -18,6 +18,7 @@ from shared.subscription import DELIVERY_BYTES_MAX
 from shared.webhooks.book import Patience
 from shared.webhooks.delivery import WebhookDelivery
 from shared.webhooks.registry import Webhook
+from tests.asyncapi import require_headers
 from tests.kafka_broker.certificates import make_certificates
 from tests.serving import CHECKOUT, free_port
 from tests.shared.conftest import Stores
@@ -85,6 +86,7 @@ async def test_every_event_arrives_in_order_with_the_stored_bytes(line: Line) ->
     stored = await line.stores.feed.read(service=SERVICE, after=0, limit=100)
     assert [one.body for one in line.receiver.received] == [event.raw for event in stored]
     for one, event in zip(line.receiver.received, stored, strict=True):
+        require_headers(one.headers, trait="signedCloudEvent", prefixes=("ce-", "webhook-"))
         told = event.content()
         assert one.webhook_id == one.headers["ce-id"] == told["id"]
         assert one.position == event.position

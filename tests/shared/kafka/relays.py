@@ -65,7 +65,12 @@ async def relayed(stores: Stores, service: str = SOURCE) -> int:
 
 async def records_of(kafka: KafkaSettings, service: str = SOURCE) -> list[Any]:
     """Every record that the topic holds now."""
-    return await asyncio.to_thread(_records, kafka, kafka.event_topic(service))
+    return await records_in(kafka, kafka.event_topic(service))
+
+
+async def records_in(kafka: KafkaSettings, topic: str) -> list[Any]:
+    """The same of any topic with one partition."""
+    return await asyncio.to_thread(_records, kafka, topic)
 
 
 def _records(kafka: KafkaSettings, topic: str) -> list[Any]:

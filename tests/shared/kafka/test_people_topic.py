@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from shared.directory import Directory, Names, SplitNames, TableNames
 from shared.kafka_client import Patience, Topics
 from shared.kafka_settings import KafkaSettings
 from shared.people_topic import PeopleRelay, PeopleTopics
+from tests.asyncapi import require_message
 from tests.kafka_broker import KafkaBroker
 from tests.shared.conftest import Stores
 from tests.shared.counting import SOURCES
+from tests.shared.kafka.relays import records_in
 
 SOURCE, OTHER = SOURCES
 PATIENCE = Patience(request_s=5.0, delivery_s=8.0)
@@ -157,7 +160,9 @@ async def test_a_topic_that_was_deleted_is_filled_again(stores: Stores, kafka: K
             grace = await directory.commitment(subject="person-1", name=NAME)
             ben = await directory.commitment(subject="person-2", name="Ben")
             await until_known(first, grace, ben)
-        await directory.erase("person-1")
+            await directory.erase("person-1")
+            await until_forgotten(first, grace)
+        await require_documented(kafka)
         topics = Topics.of(kafka, PATIENCE)
         await asyncio.to_thread(topics.delete, kafka.people_topic(SOURCE))
         topics.close()
@@ -165,6 +170,15 @@ async def test_a_topic_that_was_deleted_is_filled_again(stores: Stores, kafka: K
         async with at_work(second.run):
             await until_known(second, ben)
             assert await second.people([grace]) == {}
+
+
+async def require_documented(kafka: KafkaSettings) -> None:
+    """Entries and tombstones are what the AsyncAPI document says."""
+    records = await records_in(kafka, kafka.people_topic(SOURCE))
+    assert {record.value is None for record in records} == {True, False}
+    for record in records:
+        payload = None if record.value is None else json.loads(record.value)
+        require_message(dict(record.headers), payload, channel=f"{SOURCE}PeopleTopic", message="person")
 
 
 async def test_of_two_relays_one_leads_and_the_other_takes_over(stores: Stores, kafka: KafkaSettings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from shared.cloud_event import position_in
 from shared.event import leaf_hash_of
 from shared.kafka_client import Patience, Topics
 from shared.kafka_settings import KafkaSettings
+from tests.asyncapi import require_headers, require_message
 from tests.shared.conftest import Stores
 from tests.shared.counting import SOURCES
 from tests.shared.kafka.relays import (
@@ -20,6 +22,7 @@ from tests.shared.kafka.relays import (
     SOURCE,
     assert_whole,
     in_order_once,
+    records_in,
     records_of,
     relay_of,
     relaying,
@@ -35,6 +38,7 @@ async def test_a_record_is_the_stored_event_in_cloud_events_binary_mode(stores: 
     (record,) = await assert_whole(stores, kafka)
     (event,) = await stores.feed.read(service=SOURCE, after=0, limit=1)
     headers = {name: value.decode() for name, value in record.headers}
+    require_headers(headers, trait="cloudEvent")
     content = json.loads(record.value)
     assert record.key == event.stream.encode()
     assert record.timestamp == int(event.recorded_at.timestamp() * 1000)
@@ -51,6 +55,21 @@ async def test_a_record_is_the_stored_event_in_cloud_events_binary_mode(stores: 
         "traceparent": f"00-{'c' * 32}-{event.leaf_hash[:16]}-01",
     }
     assert len(record.headers) <= 10
+
+
+async def test_pulses_are_as_the_asyncapi_document_says(stores: Stores, kafka: KafkaSettings) -> None:
+    """Of every service under its name, in one topic."""
+    topics = Topics.of(kafka, Patience())
+    await asyncio.to_thread(topics.ensure, SOURCES)
+    topics.close()
+    heard: dict[bytes, Any] = {}
+    async with relaying(*(relay_of(stores, kafka, service) for service in SOURCES)), asyncio.timeout(PATIENCE_S):
+        while len(heard) < len(SOURCES):
+            heard = {record.key: record for record in await records_in(kafka, kafka.pulse_topic)}
+    assert set(heard) == {service.encode() for service in SOURCES}
+    for record in heard.values():
+        headers = {name: value.decode() for name, value in record.headers}
+        require_message(headers, json.loads(record.value), channel="pulseTopic", message="pulse")
 
 
 async def test_it_sends_what_was_there_and_what_comes(stores: Stores, kafka: KafkaSettings) -> None:
@@ -145,6 +164,7 @@ async def test_an_event_that_no_record_can_hold_is_told_by_its_address(stores: S
         await until_relayed(stores, 3)
     taken = in_order_once(await records_of(kafka))
     assert [bool(record.value) for record in taken] == [True, False, True]
+    require_headers({name: value.decode() for name, value in taken[1].headers}, trait="cloudEvent")
     assert dict(taken[1].headers)["ce_dataref"] == b"/v1/requirements/events?from_position=1&page_size=1"
 
 
