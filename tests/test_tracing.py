@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import http.server
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import httpx
 import pytest
@@ -21,9 +22,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.composition import local_issuer
 from shared import tracing
+from shared.erasure import DECIDED, person_stream
+from shared.event import leaf_hash_of
 from shared.grpc_server import message_type
 from shared.kafka_settings import KafkaSettings
 from shared.settings import Settings
+from tests.foreign import ACTOR, append_told
 from tests.house import fresh_database
 from tests.serving import ServedProcess, served_apart, start
 
@@ -82,8 +86,8 @@ def receiver() -> Iterator[Receiver]:
 @contextlib.asynccontextmanager
 async def two_processes(
     server_url: str, data: Path, kafka: KafkaSettings, receiver: Receiver
-) -> AsyncIterator[dict[str, ServedProcess]]:
-    """Requirements and traceability, each on its own database, with nothing between them but Kafka."""
+) -> AsyncIterator[tuple[dict[str, ServedProcess], dict[str, str]]]:
+    """Requirements and traceability, each on its own database, whose URL is given too, with nothing between them but Kafka."""
     settings = {
         "KAFKA_BOOTSTRAP": ",".join(kafka.bootstrap),
         "KAFKA_TOPIC_PREFIX": kafka.topic_prefix,
@@ -92,8 +96,9 @@ async def two_processes(
         "PROOFTRAIL_DEPLOYMENT": "traced",
     }
     async with fresh_database(server_url) as first, fresh_database(server_url) as second:
-        with served_apart(data, {"requirements": first, "traceability": second}, settings) as running:
-            yield running
+        urls = {"requirements": first, "traceability": second}
+        with served_apart(data, urls, settings) as running:
+            yield running, urls
 
 
 async def test_one_trace_leads_from_a_call_to_every_consumer(
@@ -104,14 +109,17 @@ async def test_one_trace_leads_from_a_call_to_every_consumer(
     token = local_issuer(Settings(data=data)).mint(name="Olga Owner")
     headers = {"Authorization": f"Bearer {token}", "traceparent": f"00-{TRACE}-{CALLER}-01"}
     over_grpc = TRACE.replace("0af", "1bf")
-    async with two_processes(server_url, data, kafka, receiver) as running:
+    takers = {
+        ("prooftrail-requirements", "send"), ("prooftrail-requirements", "project"),
+        ("prooftrail-traceability", "project"), ("prooftrail-traceability", "record"),
+    }  # fmt: skip
+    async with two_processes(server_url, data, kafka, receiver) as (running, _):
         requirements = running["requirements"]
         async with httpx.AsyncClient(base_url=requirements.address, headers=headers, trust_env=False) as client:
             answer = (await client.post("/v1/systems", json=SYSTEM)).json()
         await register_by_grpc(requirements, token, trace=over_grpc)
-        expected = {"append", "send", "project", "record"}
         for trace in (TRACE, over_grpc):
-            await until(lambda trace=trace: expected <= {span.name.split()[0] for _, span in receiver.of(trace)})
+            await until(lambda trace=trace: takers <= verbs(receiver.of(trace)))
         await until(lambda: any(span.kind == Span.SPAN_KIND_SERVER for _, span in receiver.of(over_grpc)))
     number = answer["events"][0]["leaf_hash"][:16]
     spans = receiver.of(TRACE)
@@ -119,10 +127,7 @@ async def test_one_trace_leads_from_a_call_to_every_consumer(
     (append,) = (span for _, span in spans if span.name.startswith("append "))
     assert (server.name, server.parent_span_id.hex()) == ("POST /v1/systems", CALLER)
     assert (append.span_id.hex(), append.parent_span_id) == (number, server.span_id)
-    below = {(process, span.name.split()[0]) for process, span in spans if span.parent_span_id == append.span_id}
-    assert {
-        ("prooftrail-requirements", "send"), ("prooftrail-requirements", "project"), ("prooftrail-traceability", "record"),
-    } <= below  # fmt: skip
+    assert takers <= verbs((process, span) for process, span in spans if span.parent_span_id == append.span_id)
     (call,) = (span for _, span in receiver.of(over_grpc) if span.kind == Span.SPAN_KIND_SERVER)
     (appended,) = (span for _, span in receiver.of(over_grpc) if span.name.startswith("append "))
     assert (call.name, call.parent_span_id.hex()) == (
@@ -130,6 +135,48 @@ async def test_one_trace_leads_from_a_call_to_every_consumer(
     )  # fmt: skip
     assert appended.parent_span_id == call.span_id
     assert [span.name for _, span in receiver.spans if "readyz" in span.name or "Subscribe" in span.name] == []
+
+
+def verbs(spans: Iterable[tuple[str, Span]]) -> set[tuple[str, str]]:
+    """What which process did."""
+    return {(process, span.name.split()[0]) for process, span in spans}
+
+
+async def test_a_reaction_goes_on_with_the_trace_of_its_cause(
+    server_url: str, tmp_path: Path, kafka: KafkaSettings, receiver: Receiver
+) -> None:
+    """An erasure that was decided in one process: another reacts, what it appends is below that, and goes out to the first."""
+    subject = "person-1f2e"
+    decided = {
+        "stream": person_stream(subject), "name": DECIDED, "schema": 1, "actor": ACTOR, "reason": "part of the test",
+        "correlation": TRACE, "causation": None, "data": {"subject": subject, "why": "no-longer-needed"},
+    }  # fmt: skip
+    async with two_processes(server_url, tmp_path / "data", kafka, receiver) as (_, urls):
+        position = await append_told(urls["traceability"], "traceability", decided)
+        expected = {
+            ("prooftrail-requirements", f"react {DECIDED}"),
+            ("prooftrail-requirements", "append requirements.person-erased"),
+            ("prooftrail-traceability", "record requirements.person-erased"),
+        }
+        await until(lambda: expected <= {(process, span.name) for process, span in receiver.of(TRACE)})
+        number = leaf_hash_of(await stored(urls["traceability"], position))[:16]
+    spans = {(process, span.name): span for process, span in receiver.of(TRACE)}
+    react = spans["prooftrail-requirements", f"react {DECIDED}"]
+    append = spans["prooftrail-requirements", "append requirements.person-erased"]
+    record = spans["prooftrail-traceability", "record requirements.person-erased"]
+    assert react.parent_span_id.hex() == number
+    assert append.parent_span_id == react.span_id
+    assert record.parent_span_id == append.span_id
+
+
+async def stored(url: str, position: int) -> bytes:
+    """The bytes of the event of traceability at the position."""
+    connection = await asyncpg.connect(url)
+    try:
+        raw: bytes = await connection.fetchval("SELECT event FROM traceability.event WHERE position = $1", position)
+    finally:
+        await connection.close()
+    return raw
 
 
 async def register_by_grpc(process: ServedProcess, token: str, *, trace: str) -> None:
