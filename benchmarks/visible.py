@@ -31,7 +31,7 @@ async def measure(server_url: str, scratch: Path) -> list[Result]:
         token = local_issuer(Settings(data=data)).mint(name="Ada Author", lifetime_s=3600)
         with served(data, database_url=url) as (address, _, _):
             client = LeanClient(address=address, token=token)
-            lags, rate = await _load(client)
+            lags, rate = await open_loop(client, client, commands_a_second=COMMANDS_A_SECOND)
             await client.close()
     return [
         within(
@@ -45,27 +45,29 @@ async def measure(server_url: str, scratch: Path) -> list[Result]:
     ]  # fmt: skip
 
 
-async def _load(client: LeanClient) -> tuple[list[float], float]:
-    await _register(client, "bench-first")
+async def open_loop(
+    commands: LeanClient, reads: LeanClient, *, commands_a_second: int, seconds: int = SECONDS
+) -> tuple[list[float], float]:
+    """Milliseconds from each acknowledgement until its effect was read from traceability, and acknowledgements a second."""
+    await _register(commands, "bench-first")
     began = time.perf_counter()
     tasks = []
-    total = COMMANDS_A_SECOND * (WARM_UP_SECONDS + SECONDS)
-    for number in range(total):
-        due = began + number / COMMANDS_A_SECOND
+    for number in range(commands_a_second * (WARM_UP_SECONDS + seconds)):
+        due = began + number / commands_a_second
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        tasks.append(asyncio.create_task(_command(client, number)))
+        tasks.append(asyncio.create_task(_command(commands, reads, number)))
     results = await asyncio.gather(*tasks)
-    measured = results[COMMANDS_A_SECOND * WARM_UP_SECONDS :]
+    measured = results[commands_a_second * WARM_UP_SECONDS :]
     acknowledged = sorted(at for at, _ in measured)
     rate = (len(acknowledged) - 1) / (acknowledged[-1] - acknowledged[0])
     return [lag for _, lag in measured], rate
 
 
-async def _command(client: LeanClient, number: int) -> tuple[float, float]:
+async def _command(commands: LeanClient, reads: LeanClient, number: int) -> tuple[float, float]:
     """When it was acknowledged, and the milliseconds from there until it was seen."""
-    position = await _register(client, f"bench-{number}")
+    position = await _register(commands, f"bench-{number}")
     acknowledged = time.perf_counter()
-    page = await client.get(f"/v1/systems/bench-{number}/ledger?after={position}&page_size=1")
+    page = await reads.get(f"/v1/systems/bench-{number}/ledger?after={position}&page_size=1")
     assert len(page["events"]) == 1
     return acknowledged, (time.perf_counter() - acknowledged) * 1000
 
