@@ -19,7 +19,7 @@ from shared.embedded_postgres import EmbeddedPostgres
 
 BENCHMARKS = (
     "start", "append", "command", "gate", "matrix", "memory", "merkle", "verify", "log", "projection", "aggregate",
-    "visible", "relay", "doors", "subscribers",
+    "visible", "relay", "doors", "subscribers", "recovery",
 )  # fmt: skip
 OUTPUT = Path("build/bench.json")
 
