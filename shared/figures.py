@@ -80,9 +80,9 @@ async def tell_consumer(*, service: str, consumer: str, positions: Mapping[str, 
     owner = (service, consumer)
     _position.tell(owner, *((at, labels[source]) for source, at in positions.items()))
     _lag.tell(owner, *((max(0, pulses[source].head - at), labels[source]) for source, at in positions.items()))
-    _silence.tell(
-        owner, *((max(0.0, (now - pulses[source].at).total_seconds()), labels[source]) for source in positions)
-    )
+    # A source that was never heard may be none that this deployment has.
+    heard = {source: pulse.at for source, pulse in pulses.items() if pulse.at.year > 1}
+    _silence.tell(owner, *((max(0.0, (now - at).total_seconds()), labels[source]) for source, at in heard.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
