@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from services.data_command import begin_again
 from shared.log.upkeep import recover
@@ -18,7 +19,7 @@ from shared.settings import Settings
 from tests.house import TestHouse, fresh_database
 from tests.requirements.test_http_api import staffed
 from tests.test_logs import serve
-from tests.verifier.sealed_house import SealedHouse
+from tests.verifier.sealed_house import SealedHouse, quick_seals
 from tests.verifier.test_export import exported
 from verifier.prooftrail_verify import Brought, Code, Pins, verify
 
@@ -38,6 +39,11 @@ async def backup(server_url: str, database_url: str) -> AsyncIterator[str]:
         for role in await administrator.fetch("SELECT rolname FROM pg_roles WHERE rolname LIKE $1", f"%{name}_backup%"):
             await administrator.execute(f'DROP ROLE "{role["rolname"]}"')
         await administrator.close()
+
+
+@pytest.fixture(autouse=True)
+def _quick_seals(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_seals(monkeypatch)
 
 
 async def test_a_recovered_log_is_proven_and_what_it_lost_is_told(server_url: str, tmp_path: Path) -> None:
