@@ -18,8 +18,8 @@ from services.composition import local_issuer
 from shared.cloud_event import headers_of, source_of
 from shared.event import RecordedEvent
 from shared.feed import StoreFeed
-from shared.kafka_client import Patience, Topics, end_producer, open_producer
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import Topics, end_producer, open_producer
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.relay import Relay
 from shared.runtime import migrate_service
 from shared.settings import Settings

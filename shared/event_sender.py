@@ -16,13 +16,12 @@ from shared.feed import Pulse
 from shared.kafka_client import (
     RECORD_BYTES_MAX,
     KafkaAway,
-    Patience,
     Topics,
     end_producer,
     kafka_errors,
     open_producer,
 )
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_settings import KafkaSettings, Patience
 
 VALUE_BYTES_MAX = RECORD_BYTES_MAX - (64 << 10)
 """What is left of a record for the value, after key, headers and framing."""

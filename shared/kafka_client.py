@@ -16,14 +16,13 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic, OffsetSpec
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from kafka.net.compat import KafkaNetClient
 
 from shared.feed import FeedAway
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_settings import KafkaSettings, Patience
 
 RECORD_BYTES_MAX = 8 << 20
 """A record with key and headers. An event is far smaller: a request has at most 1 MiB."""
@@ -99,18 +98,6 @@ async def opened(threads: Executor, make: Callable[[], Made], *, close: Callable
 def _close_made(done: Future[Made], close: Callable[[Made], object]) -> None:
     if not done.cancelled() and done.exception() is None:
         close(done.result())
-
-
-class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long clients wait, in seconds: for one answer, and for a record to be acknowledged with all repeats.
-
-    A member of a group that was silent for `session_s` has lost its partitions.
-    """
-
-    request_s: float = 10.0
-    delivery_s: float = 30.0
-    reconnect_max_s: float = 1.0
-    session_s: float = 10.0
 
 
 def open_producer(kafka: KafkaSettings, patience: Patience) -> Any:

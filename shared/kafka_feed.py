@@ -20,7 +20,6 @@ from shared.event import RecordedEvent
 from shared.feed import POLL_SECONDS, Pulse
 from shared.kafka_client import (
     KafkaAway,
-    Patience,
     TopicMissing,
     end_consumer,
     kafka_errors,
@@ -28,7 +27,7 @@ from shared.kafka_client import (
     opened,
     require_no_new_topic,
 )
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.recent_events import RecentEvents
 from shared.topic_cursor import Fill, TopicCursor, tell_no_gap_yet
 from shared.topic_records import NEVER, Elsewhere, read_pulses, read_record
@@ -74,7 +73,7 @@ class KafkaFeed:
         self._kafka = kafka
         self._services = tuple(services)
         self._fill = fill
-        self._patience = patience or Patience()
+        self._patience = patience or kafka.patience
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="kafka feed")
         self._live = False
         self._heads = dict.fromkeys(services, 0)

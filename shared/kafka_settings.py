@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shared.errors import FieldError, Invalid
 
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_SSL")
@@ -15,6 +17,18 @@ SASL_MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 ADDRESS = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5}")
 
 PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,99}")
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long clients wait, in seconds: for one answer, and for a record to be acknowledged with all repeats.
+
+    A member of a group that was silent for `session_s` has lost its partitions.
+    """
+
+    request_s: float = 10.0
+    delivery_s: float = 30.0
+    reconnect_max_s: float = 1.0
+    session_s: float = 10.0
 
 
 class InvalidKafkaSetting(Invalid):
@@ -39,6 +53,7 @@ class KafkaSettings:
     password: str | None = field(default=None, repr=False)
     topic_prefix: str = "prooftrail"
     replication: int = -1
+    patience: Patience = Patience()  # noqa: RUF009 -- it cannot change
 
     def event_topic(self, service: str) -> str:
         """The topic of the service's events: one partition, since order is the point."""
@@ -106,6 +121,7 @@ def read_kafka_settings(environment: Mapping[str, str]) -> KafkaSettings | None:
         password=password,
         topic_prefix=_prefix(environment.get("KAFKA_TOPIC_PREFIX") or "prooftrail"),
         replication=_replication(environment.get("KAFKA_REPLICATION") or "-1"),
+        patience=_patience(environment),
     )
 
 
@@ -140,6 +156,23 @@ def _replication(text: str) -> int:
     if not re.fullmatch(r"-1|[1-9]", text):
         raise _refusal("KAFKA_REPLICATION", "1 to 9, or -1 for what the broker does by itself")
     return int(text)
+
+
+def _patience(environment: Mapping[str, str]) -> Patience:
+    """Kafka's own rule: a record is given up only after at least one whole try."""
+    usual = Patience()
+    request_s = _seconds(environment, "KAFKA_REQUEST_TIMEOUT_S", usual.request_s)
+    delivery_s = _seconds(environment, "KAFKA_DELIVERY_TIMEOUT_S", usual.delivery_s)
+    if delivery_s <= request_s:
+        raise _refusal("KAFKA_DELIVERY_TIMEOUT_S", f"more than KAFKA_REQUEST_TIMEOUT_S, which is {request_s:g}")
+    return Patience(request_s=request_s, delivery_s=delivery_s)
+
+
+def _seconds(environment: Mapping[str, str], name: str, usual: float) -> float:
+    text = environment.get(name) or f"{usual:g}"
+    if not re.fullmatch(r"[1-9]\d{0,2}", text):
+        raise _refusal(name, "whole seconds, 1 to 999")
+    return float(text)
 
 
 def _refusal(name: str, rule: str) -> InvalidKafkaSetting:

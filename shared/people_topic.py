@@ -25,7 +25,6 @@ from shared.database_connection import DatabaseConnection
 from shared.directory import Person, PersonChange, changes_of
 from shared.kafka_client import (
     KafkaAway,
-    Patience,
     Topics,
     end_consumer,
     end_producer,
@@ -36,7 +35,7 @@ from shared.kafka_client import (
     polled,
     require_no_new_topic,
 )
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_settings import KafkaSettings, Patience
 
 COMPACTION_LAG_MS = 600_000
 TOPIC_CONFIG = {
@@ -79,7 +78,7 @@ class PeopleRelay:
         look_s: float = LOOK_SECONDS,
     ) -> None:
         self._service, self._dsn, self._kafka = service, dsn, kafka
-        self._patience, self._look_s = patience or Patience(), look_s
+        self._patience, self._look_s = patience or kafka.patience, look_s
         self._topic = kafka.people_topic(service)
 
     async def run(self) -> None:
@@ -153,7 +152,7 @@ class PeopleTopics:
     """The directories of services that run elsewhere, as their topics tell them; kept in memory only."""
 
     def __init__(self, *, kafka: KafkaSettings, services: Collection[str], patience: Patience | None = None) -> None:
-        self._kafka, self._patience = kafka, patience or Patience()
+        self._kafka, self._patience = kafka, patience or kafka.patience
         self._topics = {kafka.people_topic(service): service for service in services}
         self._entries: dict[str, dict[str, Person]] = {service: {} for service in services}
 

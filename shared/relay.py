@@ -31,8 +31,8 @@ from shared.database_connection import DatabaseConnection
 from shared.event_sender import EventSender, Sent, StoredEvent, TopicReplaced
 from shared.feed import Feed
 from shared.figures import RELAY_AGE, RELAY_BACKLOG
-from shared.kafka_client import Patience, opened
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import opened
+from shared.kafka_settings import KafkaSettings, Patience
 
 BATCH_EVENTS_MAX = 1000
 BATCH_BYTES_MAX = 4 << 20
@@ -78,7 +78,7 @@ class Relay:
         self._feed = feed
         self._kafka = kafka
         self._pace = pace or Pace()
-        self._patience = patience or Patience()
+        self._patience = patience or kafka.patience
         self._at_step = at_step
         self._told = ""
         self._too_large: set[int] = set()

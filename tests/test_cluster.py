@@ -18,8 +18,8 @@ import pytest
 from services.composition import local_issuer
 from services.server import uvicorn_serving
 from shared import topic_cursor
-from shared.kafka_client import Patience, Topics, partition_of
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import Topics, partition_of
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.producer_feed import ProducerAway, ProducerFeed
 from shared.settings import Settings
 from tests.cluster import TestCluster, running_cluster

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from services.composition import local_issuer
-from shared.kafka_client import KafkaAway, Patience, Topics, partition_of
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import KafkaAway, Topics, partition_of
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.settings import Settings
 from tests.house import fresh_database
 from tests.kafka_broker import KafkaBroker

@@ -15,8 +15,8 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePattern
 
 from services.composition import SERVICES
 from shared.dead_letters import letters_of
-from shared.kafka_client import KafkaAway, Patience, Topics, end_producer, kafka_errors, open_producer
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import KafkaAway, Topics, end_producer, kafka_errors, open_producer
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.settings import Settings
 from tests.cluster import TestCluster, running_cluster
 from tests.kafka_broker import KafkaBroker

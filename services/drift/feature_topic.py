@@ -30,7 +30,6 @@ from shared.event import Actor
 from shared.figures import FEATURES_LAG
 from shared.kafka_client import (
     KafkaAway,
-    Patience,
     Topics,
     commit,
     end_consumer,
@@ -42,7 +41,7 @@ from shared.kafka_client import (
     record_at,
     topic_identity,
 )
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.telemetry import feature_records
 
 from .application.ingestion import Ingestion
@@ -79,7 +78,7 @@ class FeatureTopic:
     ingestion: Ingestion
     pool: asyncpg.Pool
     clock: Callable[[], datetime]
-    patience: Patience = Patience()  # noqa: RUF009 -- it cannot change
+    patience: Patience
     retry_s: float = RETRY_SECONDS
 
     async def run(self) -> None:

@@ -72,8 +72,9 @@ def _feature_topics(runtime: Runtime, foundation: Foundation, drift: Drift) -> t
     from .feature_topic import FeatureTopic  # without Kafka its library is not loaded
 
     topic = FeatureTopic(
-        kafka=kafka, subject=subject, ingestion=drift.ingestion, pool=foundation.pool, clock=runtime.clock
-    )
+        kafka=kafka, subject=subject, ingestion=drift.ingestion, pool=foundation.pool, clock=runtime.clock,
+        patience=kafka.patience,
+    )  # fmt: skip
     return (topic,)
 
 

@@ -19,8 +19,8 @@ from services.drift.feature_topic import READER, FeatureTopic, RecordsOutOfReach
 from services.drift.main import Drift
 from shared import kafka_client
 from shared.dead_letters import letters_of
-from shared.kafka_client import KafkaAway, Patience, Topics, end_producer, kafka_errors, open_producer, partition_of
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import KafkaAway, Topics, end_producer, kafka_errors, open_producer, partition_of
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.runtime import utc_now
 from tests.asyncapi import require_message
 from tests.drift.test_ingestion import part, second_plan

@@ -9,8 +9,8 @@ from typing import Any
 
 from shared.cloud_event import position_in
 from shared.feed import StoreFeed
-from shared.kafka_client import Patience, open_consumer, partition_of
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import open_consumer, partition_of
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.relay import Pace, Relay
 from tests.shared.conftest import Stores
 from tests.shared.counting import SOURCES

@@ -13,9 +13,9 @@ import pytest
 from shared import topic_cursor
 from shared.event import RecordedEvent
 from shared.event_sender import EventSender, StoredEvent
-from shared.kafka_client import KafkaAway, Patience, Topics, end_producer, open_producer
+from shared.kafka_client import KafkaAway, Topics, end_producer, open_producer
 from shared.kafka_feed import KafkaFeed, no_fill
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.topic_cursor import Fill
 from tests.kafka_broker import KafkaBroker
 from tests.kafka_broker.proxy import TcpProxy

@@ -13,7 +13,6 @@ from kafka.record.util import calc_crc32c
 
 from shared.kafka_client import (
     KafkaAway,
-    Patience,
     Topics,
     commit,
     end_consumer,
@@ -22,7 +21,7 @@ from shared.kafka_client import (
     open_producer,
     polled,
 )
-from shared.kafka_settings import InvalidKafkaSetting, KafkaSettings, read_kafka_settings
+from shared.kafka_settings import InvalidKafkaSetting, KafkaSettings, Patience, read_kafka_settings
 from shared.people_topic import PeopleTopics
 from tests.kafka_broker import SCRAM_PASSWORD, SCRAM_USER, KafkaBroker
 from tests.kafka_broker.certificates import make_certificates
@@ -139,6 +138,13 @@ def test_a_password_is_never_printed() -> None:
     assert "hidden" not in repr(settings)
 
 
+def test_how_long_clients_wait_can_be_set() -> None:
+    """In whole seconds; what is not said stays as usual."""
+    settings = read_kafka_settings({"KAFKA_BOOTSTRAP": "a:1", "KAFKA_REQUEST_TIMEOUT_S": "2"})
+    assert settings is not None
+    assert settings.patience == Patience(request_s=2.0)
+
+
 @pytest.mark.parametrize(
     ("name", "environment"),
     [
@@ -156,6 +162,9 @@ def test_a_password_is_never_printed() -> None:
         ("KAFKA_SSL_KEY", {"KAFKA_SSL_CERTIFICATE": __file__}),
         ("KAFKA_SSL_CA", {"KAFKA_SSL_CA": "/nowhere/ca.pem"}),
         ("KAFKA_REPLICATION", {"KAFKA_REPLICATION": "0"}),
+        ("KAFKA_REQUEST_TIMEOUT_S", {"KAFKA_REQUEST_TIMEOUT_S": "0"}),
+        ("KAFKA_DELIVERY_TIMEOUT_S", {"KAFKA_DELIVERY_TIMEOUT_S": "1000"}),
+        ("KAFKA_DELIVERY_TIMEOUT_S", {"KAFKA_REQUEST_TIMEOUT_S": "5", "KAFKA_DELIVERY_TIMEOUT_S": "5"}),
         ("KAFKA_TOPIC_PREFIX", {"KAFKA_TOPIC_PREFIX": "a b"}),
     ],
 )

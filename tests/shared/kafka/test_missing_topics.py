@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from shared.feed import FeedAway
-from shared.kafka_client import Patience, Topics, open_consumer
+from shared.kafka_client import Topics, open_consumer
 from shared.kafka_feed import KafkaFeed
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.people_topic import PeopleTopics
 from shared.projection import ProjectionRunner, SourceLost
 from tests.shared.conftest import Stores

@@ -13,8 +13,8 @@ import pytest
 
 from shared import people_topic
 from shared.directory import Directory, Names, SplitNames, TableNames
-from shared.kafka_client import Patience, Topics
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import Topics
+from shared.kafka_settings import KafkaSettings, Patience
 from shared.people_topic import PeopleRelay, PeopleTopics
 from tests.asyncapi import require_message
 from tests.kafka_broker import KafkaBroker

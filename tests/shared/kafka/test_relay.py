@@ -11,8 +11,8 @@ import pytest
 
 from shared.cloud_event import position_in
 from shared.event import leaf_hash_of
-from shared.kafka_client import Patience, Topics
-from shared.kafka_settings import KafkaSettings
+from shared.kafka_client import Topics
+from shared.kafka_settings import KafkaSettings, Patience
 from tests.asyncapi import require_headers, require_message
 from tests.shared.conftest import Stores
 from tests.shared.counting import SOURCES
