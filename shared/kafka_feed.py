@@ -38,6 +38,7 @@ CURSOR_IDLE_SECONDS = 30.0
 RECENT_RECORDS = 500
 """How far back the consumer of the ends begins."""
 POLL_MILLISECONDS = 500
+NO_PULSE = Pulse(at=NEVER, head=0, reacted={})
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class KafkaFeed:
         if events or (self._live and after >= self._heads[service]):
             return events
         cursor = self._cursor(service, after)
-        return await self._on_thread(functools.partial(cursor.read, after, limit), using=cursor)
+        return await self._on_thread(functools.partial(cursor.read, after, limit, self._heads[service]), using=cursor)
 
     async def changed(self, *, service: str, after: int) -> None:
         """Without a living connection it returns all the same, so that the reader looks for itself."""
@@ -103,6 +104,8 @@ class KafkaFeed:
             except TimeoutError:
                 if not self._live:
                     return
+                # The topic may end with what a replaced leader sent late, and hold what is next before that.
+                self._advance(service, self._pulses.get(service, NO_PULSE).head)
 
     async def head(self, *, service: str) -> int:
         if not self._live:
@@ -116,7 +119,7 @@ class KafkaFeed:
         return self._heads[service]
 
     async def pulse(self, *, service: str) -> Pulse:
-        heard = self._pulses.get(service, Pulse(at=NEVER, head=0, reacted={}))
+        heard = self._pulses.get(service, NO_PULSE)
         return Pulse(at=heard.at, head=max(heard.head, self._heads[service]), reacted=heard.reacted)
 
     async def listen(self) -> None:

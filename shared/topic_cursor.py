@@ -63,15 +63,20 @@ class TopicCursor:
         self._fill = fill
         self._consumer: Any = None
         self._early: dict[int, RecordedEvent | Elsewhere] = {}
+        self._head = 0
         self._missing_since = 0.0
         self._searched_for = 0
         self._lacks_until = 0
         self._turn = threading.Lock()
 
-    def read(self, after: int, limit: int) -> list[RecordedEvent]:
-        """Up to `limit` events above `after`; none if none came within WAIT_SECONDS. Raises KafkaAway."""
+    def read(self, after: int, limit: int, head: int) -> list[RecordedEvent]:
+        """Up to `limit` events above `after`; none if none came within WAIT_SECONDS. Raises KafkaAway.
+
+        `head` is how far the service is known to be: what is missing up to there is searched for again.
+        """
         with self._turn, kafka_errors():
             try:
+                self._head = head
                 return self._read(after, limit)
             except BaseException:
                 self._end()
@@ -152,8 +157,8 @@ class TopicCursor:
             self._early[found.position] = found
 
     def _look_for_gap(self) -> None:
-        """The topic has no more now: a hole before what came early may still be filled by its leader, for a moment."""
-        if not self._early:
+        """The topic has no more now: what is missing may still come from its leader, for a moment."""
+        if not self._early and self.next > self._head:
             self._missing_since = 0.0
             return
         if not self._missing_since:
@@ -167,6 +172,8 @@ class TopicCursor:
             self._searched_for = self.next
             self._go_to(self.next)
             return
+        if not self._early:
+            return  # nothing that came later says that it is lost: its relay is behind
         self._lacks_until = min(self._early)
         _log.error(
             "%s:%d to %d are missing in their topic; reading them from the producer",

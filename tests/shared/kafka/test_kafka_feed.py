@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-from shared import topic_cursor
+from shared import kafka_feed, topic_cursor
 from shared.event import RecordedEvent
 from shared.event_sender import EventSender, StoredEvent
 from shared.kafka_client import KafkaAway, Topics, end_producer, open_producer
 from shared.kafka_feed import KafkaFeed, no_fill
 from shared.kafka_settings import KafkaSettings, Patience
 from shared.topic_cursor import Fill
+from shared.topic_records import NEVER
 from tests.kafka_broker import KafkaBroker
 from tests.kafka_broker.proxy import TcpProxy
 from tests.shared.conftest import Stores
@@ -205,24 +207,71 @@ async def test_an_event_that_is_elsewhere_is_fetched(stores: Stores, kafka: Kafk
     assert producer.asked == [(1, 1)]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader finds at the end of the topic when it starts is little."""
+    monkeypatch.setattr(kafka_feed, "RECENT_RECORDS", 20)
+
+
+@pytest.mark.usefixtures("hasty", "forgetful")
+@pytest.mark.parametrize("seed", range(int(os.environ.get("CHAOS_SEEDS", "5"))))
 async def test_any_schedule_of_leaders_gives_the_store(stores: Stores, kafka: KafkaSettings, seed: int) -> None:
     """Leaders that send again, skip what failed, and arrive late, in an order drawn by chance; read from anywhere."""
     chance = random.Random(seed)
     events = await events_of(stores, 400)
-    runs: list[Sequence[RecordedEvent]] = []
-    acknowledged = 0
-    while acknowledged < len(events):
-        if chance.random() < 0.4:
-            start = chance.randrange(max(1, acknowledged + 30))
-            runs.append(events[start : start + chance.randrange(1, 40)])
-        start = max(0, acknowledged - chance.randrange(20))
-        acknowledged = min(len(events), acknowledged + chance.randrange(1, 60))
-        runs.append(events[start:acknowledged])
-    await send_as_is(kafka, *(run for run in runs if run))
-    async with reading(kafka) as feed:
+    await send_as_is(kafka, *(events[start:end] for start, end in schedule(chance, len(events)) if start < end))
+    await stores.pool.execute(f"UPDATE {SOURCE}.relay SET position = 400; UPDATE {SOURCE}.pulse SET at = now()")
+    async with relaying(relay_of(stores, kafka)), reading(kafka) as feed:
+        await until_heard(feed)
         for after in (0, *(chance.randrange(400) for _ in range(5))):
-            assert await read_to(feed, 400, after=after, limit=chance.randrange(1, 100)) == events[after:]
+            assert await read_to(feed, 400, after=after, limit=chance.choice((7, 500))) == events[after:]
+
+
+@pytest.mark.usefixtures("hasty", "forgetful")
+async def test_a_search_that_ends_in_what_came_late_is_made_again(stores: Stores, kafka: KafkaSettings) -> None:
+    """From 361 on it finds the last run, which ends before the end; the rest lies before it."""
+    events = await events_of(stores, 400)
+    runs = [(0, 48), (42, 97), (128, 140), (87, 129), (0, 48), (127, 201), (187, 224), (48, 96), (214, 323), (321, 400)]
+    late = [(94, 97), (187, 224), (214, 260), (321, 386)]
+    await send_as_is(kafka, *(events[start:end] for start, end in runs + late))
+    await stores.pool.execute(f"UPDATE {SOURCE}.relay SET position = 400; UPDATE {SOURCE}.pulse SET at = now()")
+    async with relaying(relay_of(stores, kafka)), reading(kafka) as feed:
+        await until_heard(feed)
+        assert await read_to(feed, 400, after=361) == events[361:]
+
+
+def schedule(chance: random.Random, number: int) -> Iterator[tuple[int, int]]:
+    """From and to where leaders one after the other send: two batches each, of which any may arrive, late, or never."""
+    acknowledged, late = 0, list[tuple[int, int]]()
+    while acknowledged < number:
+        start = max(0, acknowledged - chance.randrange(20))
+        middle = min(number, start + chance.randrange(1, 80))
+        first, second = (start, middle), (middle, min(number, middle + chance.randrange(80)))
+        arriving = [run for run in (first, second) if chance.random() < 0.7]
+        yield from arriving
+        if first in arriving:
+            acknowledged = max(acknowledged, second[1] if second in arriving else middle)
+        late += [run for run in (first, second) if chance.random() < 0.3]
+        if late and chance.random() < 0.3:
+            yield late.pop(0)
+    yield from late
+
+
+async def test_what_an_old_leader_sends_last_hides_nothing(stores: Stores, kafka: KafkaSettings) -> None:
+    """Much that is known already lies at the end of the topic, more than a reader that starts looks back."""
+    events = await events_of(stores, 1200)
+    await send_as_is(kafka, events, events[:900])
+    await stores.pool.execute(f"UPDATE {SOURCE}.relay SET position = 1200; UPDATE {SOURCE}.pulse SET at = now()")
+    async with relaying(relay_of(stores, kafka)), reading(kafka) as feed:
+        await until_heard(feed)
+        assert await read_to(feed, 1200, after=900) == events[900:]
+
+
+async def until_heard(feed: KafkaFeed) -> None:
+    """Until it has read the ends of the topics, the pulse among them."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await feed.pulse(service=SOURCE)).at == NEVER:  # noqa: ASYNC110 -- another task reads
+            await asyncio.sleep(0.02)
 
 
 async def test_it_follows_a_topic_that_is_deleted_and_made_again(stores: Stores, kafka: KafkaSettings) -> None:
