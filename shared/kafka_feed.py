@@ -61,7 +61,10 @@ class Parsed:
 
 
 class KafkaFeed:
-    """Events and pulses of the services, read from Kafka. `fill` asks a producer for events that its topic lacks."""
+    """Events and pulses of the services, read from Kafka. `fill` asks a producer for events that its topic lacks.
+
+    `at_step` is told each step, for tests, from any thread.
+    """
 
     def __init__(
         self,
@@ -70,11 +73,13 @@ class KafkaFeed:
         services: Sequence[str],
         fill: Fill = no_fill,
         patience: Patience | None = None,
+        at_step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._kafka = kafka
         self._services = tuple(services)
         self._fill = fill
         self._patience = patience or kafka.patience
+        self._at_step = at_step
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="kafka feed")
         self._live = False
         self._heads = dict.fromkeys(services, 0)
@@ -208,6 +213,7 @@ class KafkaFeed:
         return Parsed(events, read_pulses(pulses))
 
     def _take(self, parsed: Parsed) -> None:
+        self._at_step("ends read")
         for service, found in parsed.events.items():
             for event in found:
                 if isinstance(event, RecordedEvent):
@@ -238,6 +244,7 @@ class KafkaFeed:
             topic=topic,
             open_consumer=lambda: open_reader(self._kafka, {topic: service}, self._patience),
             fill=self._fill,
+            at_step=self._at_step,
         )
         cursors.append(cursor)
         return cursor

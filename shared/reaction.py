@@ -37,7 +37,10 @@ React = Callable[[RecordedEvent, CommandContext], Awaitable[object]]
 
 @dataclass(frozen=True, kw_only=True)
 class Reactions:
-    """Follows the sources and calls `handlers[name]` with the event and the context of the command it causes."""
+    """Follows the sources and calls `handlers[name]` with the event and the context of the command it causes.
+
+    `at_step` is told each step, for tests.
+    """
 
     service: str
     handlers: Mapping[str, React]
@@ -46,6 +49,7 @@ class Reactions:
     feed: Feed
     projection: ProjectionRunner
     clock: Callable[[], datetime]
+    at_step: Callable[[str], None] = lambda _: None
 
     async def run(self) -> None:
         """Runs for ever: one follower a source."""
@@ -110,8 +114,11 @@ class Reactions:
 
     async def _react(self, event: RecordedEvent) -> None:
         await self.projection.wait({event.service: event.position}, timeout_s=PROJECTION_WAIT_SECONDS)
+        self.at_step("read")
         await self._takes(event)
+        self.at_step("taken")
         await self._store_position(event.service, event.position)
+        self.at_step("position stored")
 
     async def _takes(self, event: RecordedEvent) -> bool:
         """Whether the event could be taken; if not, it is a dead letter now."""

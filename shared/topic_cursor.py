@@ -54,13 +54,22 @@ Fill = Callable[[str, int, int], Sequence[RecordedEvent]]
 class TopicCursor:
     """`next` is the position that it hands out next. Calls from several threads take turns."""
 
-    def __init__(self, *, service: str, topic: str, open_consumer: Callable[[], Any], fill: Fill) -> None:
+    def __init__(
+        self,
+        *,
+        service: str,
+        topic: str,
+        open_consumer: Callable[[], Any],
+        fill: Fill,
+        at_step: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.next = 0
         self.used_at = 0.0
         self._service = service
         self._partition = partition_of(topic)
         self._open_consumer = open_consumer
         self._fill = fill
+        self._at_step = at_step
         self._consumer: Any = None
         self._early: dict[int, RecordedEvent | Elsewhere] = {}
         self._head = 0
@@ -150,6 +159,7 @@ class TopicCursor:
                 continue
             if found.position == self.next or len(self._early) < EARLY_EVENTS_MAX:
                 self._keep(found)
+        self._at_step("polled")
         return bool(records)
 
     def _keep(self, found: RecordedEvent | Elsewhere) -> None:
@@ -187,6 +197,7 @@ class TopicCursor:
 
     def _filled(self, limit: int) -> Sequence[RecordedEvent]:
         events = self._fill(self._service, self.next - 1, limit)
+        self._at_step("filled")
         if not events or events[0].position != self.next:
             raise KafkaAway(f"{self._service}:{self.next} is neither in the topic nor in the producer's feed")
         return events
@@ -209,6 +220,7 @@ class TopicCursor:
                 break
             offset = min(offset + position - found, end - 1) if found is not None else end
         self._consumer.seek(self._partition, near)
+        self._at_step("searched")
 
     def _position_at(self, offset: int) -> int | None:
         self._consumer.seek(self._partition, offset)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -40,12 +40,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Follows the feeds of all sources and answers by ledger position."""
+    """Follows the feeds of all sources and answers by ledger position. `at_step` is told each step, for tests."""
 
     pool: asyncpg.Pool
     feed: Feed
     sources: tuple[str, ...]
     timeout_s: float
+    at_step: Callable[[str], None] = lambda _: None
     _held: dict[str, int] = field(default_factory=dict)
     _moved: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -84,6 +85,7 @@ class Ledger:
             )
             events = await self.feed.read(service=source, after=after, limit=BATCH_EVENTS_MAX)
             whole = _as_told(without_holes(events, after=after))
+            self.at_step("read")
             if whole:
                 await connection.copy_records_to_table(
                     "ledger",
@@ -91,8 +93,11 @@ class Ledger:
                     columns=_COLUMNS.split(", "),
                     records=[_row(head + number, event) for number, event in enumerate(whole, start=1)],
                 )
+                self.at_step("written")
                 await connection.execute("UPDATE traceability.ledger_head SET position = $1", head + len(whole))
+                self.at_step("head moved")
                 await connection.execute("SELECT pg_notify('prooftrail_appended', $1)", f"ledger:{head + len(whole)}")
+        self.at_step("committed")
         self._held[source] = after + len(whole)
         tracing.told_taken(whole, verb="record", service="traceability", began=began)
         if whole:
