@@ -150,15 +150,21 @@ class ProjectionRunner:
         return events
 
     async def _advance_in(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
+        position = await connection.fetchval(f"SELECT position FROM {schema}.position WHERE source = $1", source)
+        # Once: a feed that had to wait for these may not have them at once a second time.
+        delivered = await self._feed.read(service=source, after=position, limit=BATCH_EVENTS_MAX)
+        self._at_step("read")
         try:
-            return await self._apply_batch(schema, connection, source)
+            return await self._apply_batch(schema, connection, source, delivered)
         except POISON:
             _log.exception("a batch of %s failed in %s; going on event by event", source, schema)
-        return await self._apply_or_bury_each(schema, connection, source)
+        return await self._apply_or_bury_each(schema, connection, source, delivered)
 
-    async def _apply_batch(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
+    async def _apply_batch(
+        self, schema: str, connection: asyncpg.Connection, source: str, delivered: Sequence[RecordedEvent]
+    ) -> Sequence[RecordedEvent]:
         async with connection.transaction():
-            events = await self._next_events(schema, connection, source)
+            events = await self._next_of(delivered, schema, connection, source)
             effects = Effects(connection)
             for event in events:
                 await self._projection.apply(effects, event)
@@ -171,11 +177,11 @@ class ProjectionRunner:
         return events
 
     async def _apply_or_bury_each(
-        self, schema: str, connection: asyncpg.Connection, source: str
+        self, schema: str, connection: asyncpg.Connection, source: str, delivered: Sequence[RecordedEvent]
     ) -> Sequence[RecordedEvent]:
         """The same batch, where poison goes to the dead letters and the projection goes on without it."""
         async with connection.transaction():
-            events = await self._next_events(schema, connection, source)
+            events = await self._next_of(delivered, schema, connection, source)
             for event in events:
                 try:
                     async with connection.transaction():
@@ -190,13 +196,13 @@ class ProjectionRunner:
             await self._store_position(connection, source, events)
         return events
 
-    async def _next_events(self, schema: str, connection: asyncpg.Connection, source: str) -> Sequence[RecordedEvent]:
-        """The events after the position, which stays locked until the transaction ends: nobody else applies them."""
+    async def _next_of(
+        self, delivered: Sequence[RecordedEvent], schema: str, connection: asyncpg.Connection, source: str
+    ) -> Sequence[RecordedEvent]:
+        """Those after the position, which stays locked until the transaction ends: nobody else applies them."""
         await connection.execute(f"SET LOCAL search_path = {schema}, {self._projection.service}")
         position = await connection.fetchval("SELECT position FROM position WHERE source = $1 FOR UPDATE", source)
-        events = await self._feed.read(service=source, after=position, limit=BATCH_EVENTS_MAX)
-        self._at_step("read")
-        return without_holes(events, after=position)
+        return without_holes(delivered, after=position)
 
     async def _store_position(
         self, connection: asyncpg.Connection, source: str, events: Sequence[RecordedEvent]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import asyncpg
@@ -13,6 +13,7 @@ import pytest
 from shared import projection as projection_module
 from shared.effects import Effects
 from shared.event import RecordedEvent
+from shared.feed import StoreFeed
 from shared.projection import NotThereYet, ProjectionRunner
 from tests.shared.conftest import Stores
 from tests.shared.counting import POISONS, READER, SOURCES, Counted, Ignored, Poisoned, Tally
@@ -108,6 +109,29 @@ async def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(stores: Stor
     assert all(letter[3].partition(":")[0].endswith("Error") for letter in letters)
     assert await totals(stores) == {("requirements", "a"): len(POISONS)}
     assert await applied(stores) == [("requirements", position) for position in even]
+
+
+class Hesitant(StoreFeed):
+    """Has nothing every second time, as a feed that first has to fetch what its topic lacks."""
+
+    asked = 0
+
+    async def read(self, *, service: str, after: int, limit: int) -> Sequence[RecordedEvent]:
+        self.asked += 1
+        return await super().read(service=service, after=after, limit=limit) if self.asked % 2 else ()
+
+
+async def test_poison_from_a_feed_that_hesitates_is_put_aside_too(stores: Stores) -> None:
+    """What was delivered is gone through event by event; to ask again would find nothing, each time."""
+    runner = ProjectionRunner(pool=stores.pool, feed=stores.feed, projection=Tally(sources=SOURCES[:1]))
+    await runner.prepare()
+    await stores.counter.tell(Counted(number=1), Poisoned(how="value"), Counted(number=2))
+    hesitating = ProjectionRunner(
+        pool=stores.pool, feed=Hesitant(pool=stores.pool, dsn=stores.url), projection=Tally(sources=SOURCES[:1])
+    )
+    await hesitating.catch_up()
+    assert await runner.positions() == {SOURCES[0]: 3}
+    assert [letter[:2] for letter in await stores.dead_letters()] == [(SOURCES[0], 2)]
 
 
 async def test_two_runners_side_by_side_apply_each_event_once(stores: Stores) -> None:
