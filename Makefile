@@ -95,10 +95,10 @@ flips: ## Turn each bit of each byte of packs that a house exported (make test t
 	@FLIP_EVERY=1 $(python) -m pytest --quiet tests/verifier/test_damage.py -k exported_pack
 
 .PHONY: chaos
-chaos: ## Stop, kill, pause and cut Kafka under load, and send in any order (CHAOS_SEEDS=20 for more)
+chaos: ## Stop, kill, pause and cut Kafka under load, and kill consumers at every step (CHAOS_SEEDS=20 for more)
 	@scripts/install run demo flights dev
 	@CHAOS_SEEDS=$${CHAOS_SEEDS:-5} $(python) -m pytest --quiet tests/test_kafka_troubles.py \
-		tests/shared/kafka/test_late_leader.py tests/shared/kafka/test_kafka_feed.py
+		tests/shared/kafka/test_consumers_killed.py tests/shared/kafka/test_late_leader.py tests/shared/kafka/test_kafka_feed.py
 
 .PHONY: leaving
 leaving: ## Tell each service in turn to end under load (make test does it to one)
