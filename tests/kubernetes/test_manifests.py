@@ -11,11 +11,13 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import DEFAULT_ENDPOINT
 
 from services.composition import SERVICES
 from shared.database_roles import FEED
 from shared.settings import read_settings
 from tests.go_programs import go_program
+from tests.kubernetes.egress import ports_let_out, ports_to_reach, settings_of
 from tests.kubernetes.identities import Identities
 from tests.kubernetes.overlay import write_overlay
 from tests.npm_packages import CannotRun, skip_loudly
@@ -61,9 +63,13 @@ def of_kind(manifests: list[Manifest], *kinds: str) -> Iterator[Manifest]:
     return (manifest for manifest in manifests if manifest["kind"] in kinds)
 
 
-def pods_of(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+def templates_of(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
     for manifest in of_kind(manifests, "Deployment", "StatefulSet", "Job"):
-        yield manifest["metadata"]["name"], manifest["spec"]["template"]["spec"]
+        yield manifest["metadata"]["name"], manifest["spec"]["template"]
+
+
+def pods_of(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+    return ((name, template["spec"]) for name, template in templates_of(manifests))
 
 
 def require_valid(manifests: list[Manifest]) -> None:
@@ -85,10 +91,14 @@ def test_the_check_can_fail(kustomize: Path) -> None:
         require_valid([{**service, "spec": {**service["spec"], "selectors": {}}}])
 
 
-def test_what_is_rolled_out_for_trial_is_valid_too(kustomize: Path) -> None:
+def for_trial() -> Path:
     """The overlay of `make kubernetes`."""
-    folder = write_overlay(Identities.made(), images={"prooftrail": "localhost/prooftrail:dev"}, replicas=2, marks={})
-    require_valid(built(kustomize, folder))
+    return write_overlay(Identities.made(), images={"prooftrail": "localhost/prooftrail:dev"}, replicas=2, marks={})
+
+
+def test_what_is_rolled_out_for_trial_is_valid_too(kustomize: Path) -> None:
+    """So that the cluster does not say it first."""
+    require_valid(built(kustomize, for_trial()))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -156,3 +166,18 @@ def test_what_is_not_allowed_is_denied(kustomize: Path, overlay: str) -> None:
     replicas = {one["spec"]["replicas"] for one in of_kind(manifests, "Deployment") if "replicas" in one["spec"]}
     budgets = list(of_kind(manifests, "PodDisruptionBudget"))
     assert len(budgets) == (len(SERVICES) if min(replicas) > 1 else 0)
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "trial"])
+def test_every_address_in_the_settings_can_be_reached(kustomize: Path, overlay: str) -> None:
+    """What a pod is told to talk to is let out of it, and so is a collector of traces where the exporter expects it."""
+    manifests = built(kustomize, for_trial() if overlay == "trial" else DEPLOY / "overlays" / overlay)
+    reached = set()
+    for name, template in templates_of(manifests):
+        if name.startswith("prooftrail-"):
+            settings = {**settings_of(manifests, template), "OTEL_EXPORTER_OTLP_ENDPOINT": DEFAULT_ENDPOINT}
+            reached |= ports_to_reach(settings)
+            assert ports_to_reach(settings) - ports_let_out(manifests, template) == set(), name
+    assert {8080, 5432, 4318} <= reached
+    assert reached & {9092, 9093}
+    assert reached & {443, 8443}
