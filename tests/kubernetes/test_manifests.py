@@ -17,6 +17,7 @@ from services.composition import SERVICES
 from shared.database_roles import FEED
 from shared.settings import read_settings
 from tests.go_programs import go_program
+from tests.kubernetes import operators
 from tests.kubernetes.egress import ports_let_out, ports_to_reach, settings_of
 from tests.kubernetes.identities import Identities
 from tests.kubernetes.overlay import write_overlay
@@ -26,17 +27,8 @@ KUBERNETES = "1.34"
 KUSTOMIZE = "v5.8.0"
 DEPLOY = Path(__file__).parents[2] / "deploy" / "k8s"
 OVERLAYS = ("dev", "prod")
-OF_OPERATORS = {
-    "Cluster",
-    "Kafka",
-    "KafkaNodePool",
-    "KafkaUser",
-    "PodMonitor",
-    "PrometheusRule",
-    "ScaledObject",
-    "TriggerAuthentication",
-}
-"""Kinds of the operators that the components are for: their schemas are the operators'."""
+OF_KUBERNETES = {"v1", "apps/v1", "batch/v1", "networking.k8s.io/v1", "policy/v1"}
+"""What Kubernetes itself knows; all else is of the operators that the components are for, and so are the schemas."""
 
 Manifest = dict[str, Any]
 
@@ -50,6 +42,15 @@ def kustomize() -> Path:
         )
     except CannotRun as reason:
         skip_loudly(what="the manifests of Kubernetes", reason=reason)
+
+
+@pytest.fixture(scope="module")
+def schemas() -> Path:
+    """Those of the operators."""
+    try:
+        return operators.installed()
+    except CannotRun as reason:
+        skip_loudly(what="the manifests of operators", reason=reason)
 
 
 @cache
@@ -72,9 +73,13 @@ def pods_of(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
     return ((name, template["spec"]) for name, template in templates_of(manifests))
 
 
+def of_operators(manifests: list[Manifest]) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["apiVersion"] not in OF_KUBERNETES]
+
+
 def require_valid(manifests: list[Manifest]) -> None:
     for manifest in manifests:
-        if manifest["kind"] not in OF_OPERATORS:
+        if manifest["apiVersion"] in OF_KUBERNETES:
             kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
@@ -89,6 +94,29 @@ def test_the_check_can_fail(kustomize: Path) -> None:
     service = next(of_kind(built(kustomize, DEPLOY / "base"), "Service"))
     with pytest.raises(kubernetes_validate.ValidationError):
         require_valid([{**service, "spec": {**service["spec"], "selectors": {}}}])
+
+
+def test_every_manifest_of_an_operator_is_valid(kustomize: Path, schemas: Path) -> None:
+    """By the definitions of the operators, and strictly as well."""
+    theirs = of_operators(built(kustomize, DEPLOY / "overlays" / "prod"))
+    assert {manifest["kind"] for manifest in theirs} == {
+        "Cluster", "Kafka", "KafkaNodePool", "KafkaUser", "PodMonitor", "PrometheusRule", "ScaledObject", "TriggerAuthentication",
+    }  # fmt: skip
+    assert operators.findings(schemas, theirs) == []
+    assert of_operators(built(kustomize, DEPLOY / "overlays" / "dev")) == []
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_the_check_of_operators_can_fail(kustomize: Path, schemas: Path, number: int) -> None:
+    """For each kind a field that does not exist, at the top and below, and a wrong value are found."""
+    by_kind = {one["kind"]: one for one in of_operators(built(kustomize, DEPLOY / "overlays" / "prod"))}
+    kind, manifest = sorted(by_kind.items())[number]
+    name, value = next((name, value) for name, value in manifest["spec"].items() if "{" in str(value))
+    below = [{**value[0], "misspelt": 1}] if isinstance(value, list) else {**value, "misspelt": 1}
+    wrong = [{"misspelt": 1}, {name: below}, {name: 7}]
+    found = operators.findings(schemas, [{**manifest, "spec": {**manifest["spec"], **one}} for one in wrong])
+    assert [line.split()[0] for line in found] == [kind, kind, kind]
+    assert ["no such field" in line for line in found] == [True, True, False]
 
 
 def for_trial() -> Path:
