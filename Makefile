@@ -125,7 +125,7 @@ image: ## Build the image of the services (docker, podman or buildah): make imag
 	@scripts/image $(IMAGE)
 
 .PHONY: kubernetes
-kubernetes: ## Roll out on the cluster of KUBECONFIG, tell the story there, and roll each service under load
+kubernetes: ## Ask the cluster of KUBECONFIG to admit each overlay, roll out, tell the story there, and roll each service under load
 	@scripts/install run demo flights dev
 	@$(python) -m tests.kubernetes
 

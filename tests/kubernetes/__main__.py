@@ -1,10 +1,12 @@
-"""`make kubernetes`: rolls everything out on the cluster of KUBECONFIG, tells the demo's story, and rolls each service under load.
+"""`make kubernetes`: asks the cluster of KUBECONFIG to admit each overlay, rolls everything out there, tells the demo's story, and
+rolls each service under load.
 
     ROLLOUT_IMAGES   prooftrail=PLACE,postgres=PLACE,apache/kafka=PLACE (default: localhost/prooftrail:dev and the public ones)
     ROLLOUT_ADDRESS  where the ports of a node are reached (default 127.0.0.1)
     ROLLOUT_REPLICAS pods of each service (default 2)
 
-The cluster must have volumes that several pods can write. The namespace prooftrail-rollout is made anew, and stays.
+The cluster must have volumes that several pods can write. The namespace prooftrail-rollout is made anew, and stays,
+as does prooftrail-admission, in which nothing runs.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from demo.story import DemoSettings, Story
+from tests.kubernetes.admission import admit_overlays
 from tests.kubernetes.identities import Identities
 from tests.kubernetes.load import under_load
 from tests.kubernetes.overlay import NAMESPACE, SERVICES, write_overlay
@@ -30,9 +33,9 @@ SAMPLE = DemoSettings(share=0.15, least_slice_rows=150, window_days=1, tolerance
 READY_SECONDS_MAX = 600
 
 
-def kubectl(*arguments: str) -> str:
-    """What it prints; SystemExit with what it says when it fails."""
-    done = subprocess.run(["kubectl", *arguments], check=False, capture_output=True, text=True)
+def kubectl(*arguments: str, given: str = "") -> str:
+    """What it prints, with `given` on its standard input; SystemExit with what it says when it fails."""
+    done = subprocess.run(["kubectl", *arguments], check=False, capture_output=True, text=True, input=given)
     if done.returncode:
         raise SystemExit(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
@@ -88,6 +91,7 @@ async def tell_story(rollout: Rollout, say: Console) -> None:
 def main() -> int:
     """0 if everything held."""
     console = Console(highlight=False)
+    admit_overlays(kubectl, console.print)
     rollout = Rollout(console)
     rollout.begin()
     asyncio.run(tell_story(rollout, console))
