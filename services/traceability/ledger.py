@@ -21,7 +21,7 @@ from shared.cloud_event import NotTheEvent, recorded_event
 from shared.event import RecordedEvent
 from shared.feed import PACE_SECONDS, Feed, without_holes
 from shared.figures import tell_consumer
-from shared.log.row_check import EventAltered
+from shared.log.row_check import EventAltered, EventsMissing
 from shared.projection import BATCH_EVENTS_MAX, RETRY_SECONDS, NotThereYet
 
 LOOK_AGAIN_SECONDS = 0.25
@@ -210,12 +210,18 @@ class Ledger:
         return found or b""
 
     async def reached(self, position: int) -> dict[str, int]:
-        """The last position of each service up to the ledger position, for those that have any."""
+        """The last position of each service up to the ledger position, for those that have any. EventsMissing.
+
+        Neither kind of position has holes, so the last ones add up to the ledger's.
+        """
         rows = await self.pool.fetch(
             "SELECT service, max(service_position) AS last FROM traceability.ledger WHERE position <= $1 GROUP BY service",
             position,
         )
-        return {row["service"]: row["last"] for row in rows}
+        found = {row["service"]: row["last"] for row in rows}
+        if sum(found.values()) != position:
+            raise EventsMissing("the ledger", sum(found.values()))
+        return found
 
 
 def _as_told(events: Sequence[RecordedEvent]) -> list[RecordedEvent]:

@@ -75,7 +75,7 @@ WRONG_TYPES = [
     (DATASETS, dataset(rows="1000"), "/rows"),
     (REQUIREMENTS, draft(classification="cosmetic"), "/classification"),
     (GRANT, grant(role="administrator"), "/role"),
-    (GRANT, grant(role="owner"), "/role"),
+    (GRANT, grant(role="signer"), "/role"),
 ]
 NOT_FINITE = [
     (REQUIREMENTS, draft_with(threshold=NAN), "/criteria/1/threshold"),

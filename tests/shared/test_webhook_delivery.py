@@ -25,6 +25,7 @@ from tests.shared.conftest import Stores
 from tests.shared.webhook_deliveries import OWNER, SECRET, SERVICE, delivering, prepare_roles, registry
 from tests.webhook_receiver import PATIENCE_SECONDS, Answer, Receiver, receiving
 
+LONG_BYTES = 60_000
 KEY = "mine"
 TRIES = Patience(first=0.02, longest=0.1, off_after=0.0, failures_min=3)
 """Off after the third failure."""
@@ -171,15 +172,16 @@ async def test_one_that_fails_for_long_is_switched_off_and_resumes_where_it_was(
 async def test_what_is_left_out_before_it_does_not_make_a_failure_new(line: Line) -> None:
     """Failures count on, although the position goes over what lies before the event that fails."""
     counter = line.stores.counter
-    await counter.tell_long(DELIVERY_BYTES_MAX)
-    await counter.tell_long(100)
+    left_out = DELIVERY_BYTES_MAX // LONG_BYTES + 1
+    for _ in range(left_out):
+        await counter.tell_long(LONG_BYTES)
     await counter.count(1)
     line.receiver.always = Answer(500)
     await line.register(names=("requirements.counted",))
     async with delivering(line.stores.url, line.stores.pool, patience=TRIES):
         off = await line.until_seen(lambda webhook: not webhook.active)
-    assert off.position == 2
-    assert line.receiver.positions == [3] * TRIES.failures_min
+    assert off.position == left_out
+    assert line.receiver.positions == [left_out + 1] * TRIES.failures_min
 
 
 async def test_a_late_answer_does_not_undo_what_its_owner_changed(line: Line) -> None:

@@ -32,6 +32,7 @@ import contextlib
 import dataclasses
 import io
 import json
+from datetime import datetime
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,9 +107,12 @@ async def rows_of(superuser: asyncpg.Connection) -> list[dict[str, Any]]:
 
 
 async def put(superuser: asyncpg.Connection, event: dict[str, Any], *, at: int, rehash: bool) -> None:
-    """Rewrites the bytes at a position, and the hash beside them or not."""
+    """Rewrites the bytes at a position and the time in its row, and the hash beside them or not."""
     raw = msgspec.json.encode(event)
-    await superuser.execute(f"UPDATE {SERVICE}.event SET event = $2 WHERE position = $1", at, raw)
+    recorded_at = datetime.fromisoformat(event["recorded_at"])
+    await superuser.execute(
+        f"UPDATE {SERVICE}.event SET event = $2, recorded_at = $3 WHERE position = $1", at, raw, recorded_at
+    )
     if rehash:
         await superuser.execute(f"UPDATE {SERVICE}.event SET leaf_hash = $2 WHERE position = $1", at, leaf_hash(raw))
 
