@@ -113,7 +113,7 @@ def test_the_check_of_operators_can_fail(kustomize: Path, schemas: Path, number:
     kind, manifest = sorted(by_kind.items())[number]
     name, value = next((name, value) for name, value in manifest["spec"].items() if "{" in str(value))
     below = [{**value[0], "misspelt": 1}] if isinstance(value, list) else {**value, "misspelt": 1}
-    wrong = [{"misspelt": 1}, {name: below}, {name: 7}]
+    wrong: list[Manifest] = [{"misspelt": 1}, {name: below}, {name: 7}]
     found = operators.findings(schemas, [{**manifest, "spec": {**manifest["spec"], **one}} for one in wrong])
     assert [line.split()[0] for line in found] == [kind, kind, kind]
     assert ["no such field" in line for line in found] == [True, True, False]
