@@ -10,7 +10,6 @@ from datetime import datetime
 import pytest
 
 from shared.event import RecordedEvent
-
 from shared.feed import Feed, StoreFeed
 from shared.kafka_feed import KafkaFeed
 from shared.past_feed import PastFeed

@@ -32,8 +32,8 @@ import contextlib
 import dataclasses
 import io
 import json
-from datetime import datetime
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
