@@ -11,6 +11,7 @@ import pytest
 
 from shared.event import RecordedEvent
 from shared.feed import Feed, StoreFeed
+from shared.kafka_client import Topics
 from shared.kafka_feed import KafkaFeed
 from shared.past_feed import PastFeed
 from shared.projection import ProjectionRunner
@@ -33,6 +34,10 @@ async def feed(request: pytest.FixtureRequest, stores: Stores) -> AsyncIterator[
         yield PastFeed(feed=near, positions=dict.fromkeys(SOURCES, 10**9))
         return
     kafka, far = request.getfixturevalue("kafka"), SOURCES if request.param == "kafka" else (SOURCE,)
+    topics = Topics.of(kafka, PATIENCE)
+    # A topic that appears makes the feed connect again, which wakes everybody.
+    await asyncio.to_thread(topics.ensure, far)
+    await asyncio.to_thread(topics.close)
     reading = KafkaFeed(kafka=kafka, services=far, patience=PATIENCE)
     async with relaying(*(relay_of(stores, kafka, source) for source in far)):
         yield reading if request.param == "kafka" else SplitFeed(own=[OTHER], near=near, far=reading)

@@ -350,7 +350,7 @@ LAST = (
         ("UPDATE traceability.ledger SET position = 7 - position WHERE position IN (3, 4)", None),
         ("UPDATE {}".format(LAST.format("SET system = 'other'")), 8),
         ("UPDATE {}".format(LAST.format("SET system = NULL, stream = 'x::'")), 8),
-        ("UPDATE {}".format(LAST.format("SET position = 1000")), 8),
+        ("UPDATE {}".format(LAST.format("SET position = 1000")), 9),
         ("UPDATE {}".format(LAST.format(f"SET system = 'other', event = {MOVED}")), 8),
         (
             "UPDATE {}".format(LAST.format(f"SET system = 'other', event = {MOVED}, leaf_hash = {HASH.format(MOVED)}")),
