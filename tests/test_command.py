@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -31,9 +31,11 @@ def data() -> Iterator[Path]:
         yield Path(parent) / "data"
 
 
-def command(data: Path, *arguments: str, port: int | None = None, token: str = "") -> subprocess.CompletedProcess[str]:
+def command(
+    data: Path, *arguments: str, port: int | None = None, token: str = "", settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs `prooftrail` on the data folder."""
-    environment = bare_environment()
+    environment = {**bare_environment(), **(settings or {})}
     environment |= {"PROOFTRAIL_DATA": str(data), **({"PROOFTRAIL_PORT": str(port)} if port else {})}
     environment |= {"PROOFTRAIL_TOKEN": token} if token else {}
     return subprocess.run(

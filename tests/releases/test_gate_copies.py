@@ -105,6 +105,7 @@ async def test_what_is_kept_is_what_is_there(server_url: str, seed: int) -> None
                     assert kept == await GateCopies(pool=pool).read(_subject(digest))
                     in_force.add(len(kept.requirements))
             assert in_force == {0, 1, 2, 3}
+            await connection.execute("UPDATE position SET position = 0")  # these events are in no store
             await runner.rebuild()
             emptied = await keeping.read(_subject(DIGESTS[0]))
             assert emptied is not None

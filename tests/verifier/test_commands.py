@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -68,9 +68,11 @@ def test_a_pack_is_fetched_and_everything_is_exported(folder: Path) -> None:
     assert whole.read_bytes() == first
 
 
-def run(data: Path, *arguments: str, port: int | None = None, token: str = "") -> str:
+def run(
+    data: Path, *arguments: str, port: int | None = None, token: str = "", settings: Mapping[str, str] | None = None
+) -> str:
     """What the command prints; it ends with 0."""
-    ended = command(data, *arguments, port=port, token=token)
+    ended = command(data, *arguments, port=port, token=token, settings=settings)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
@@ -104,7 +106,7 @@ def test_the_way_of_the_readme_from_keys_to_a_proof(folder: Path) -> None:
 
 
 @pytest.mark.skipif(OPENSSL is None and os.environ.get("CI") != "true", reason="install openssl: it is the authority")
-def test_packs_and_checkpoints_are_stamped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packs_and_checkpoints_are_stamped(folder: Path) -> None:
     """Without an authority the pack is there, and it is said what is missing; with one, verify tells since when all this exists."""
     data, stamps, pack, whole = folder / "data", folder / "stamps", folder / "pack.zip", folder / "whole.zip"
     with served(data) as (address, _, _):
@@ -117,12 +119,12 @@ def test_packs_and_checkpoints_are_stamped(folder: Path, monkeypatch: pytest.Mon
     authority, other = TimeAuthority(folder / "ts"), TimeAuthority(folder / "other")
     other.stop()
     try:
-        monkeypatch.setenv("PROOFTRAIL_TIMESTAMP_URL", authority.url)
-        with served(data) as (address, _, _):
+        settings = {"PROOFTRAIL_TIMESTAMP_URL": authority.url}
+        with served(data, settings=settings) as (address, _, _):
             port = int(address.rpartition(":")[2])
-            run(data, "pack", "flights", str(pack), "--timestamp", port=port, token=token)
+            run(data, "pack", "flights", str(pack), "--timestamp", port=port, token=token, settings=settings)
             until_there(lambda: "requirements-1.tsr" in fetched(data, stamps, port, token))
-        run(data, "export", str(whole), "--timestamp")
+        run(data, "export", str(whole), "--timestamp", settings=settings)
     finally:
         authority.stop()
     brought = ("--timestamp", f"{whole}.tsr", "--timestamp", str(stamps / "requirements-1.tsr"))
