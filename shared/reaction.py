@@ -88,9 +88,10 @@ class Reactions:
         for letter in await letters_of(self.pool, service=self.service):
             if letter.reader != READER or letter.source not in self.sources:
                 continue
-            (event,) = await self.feed.read(service=letter.source, after=letter.position - 1, limit=1)
-            if event.name in self.handlers and await self._takes(event):
-                await bring_back(self.pool, letter)
+            # A feed may have nothing to give now: then the letter waits for the next time.
+            for event in await self.feed.read(service=letter.source, after=letter.position - 1, limit=1):
+                if event.name in self.handlers and await self._takes(event):
+                    await bring_back(self.pool, letter)
 
     async def position(self, source: str) -> int:
         """The last event of the source that was reacted to."""
